@@ -1,0 +1,144 @@
+"""Data-dependent initialization: one minibatch sets the scale and the offset of every layer.
+
+Equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/1602.07868.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm as TorchWeightNorm
+
+from wnlib.layers import MeanOnlyBatchNorm, WeightNorm
+
+
+@torch.no_grad()
+def data_dependent_init(model: nn.Module, images: Tensor) -> None:
+    """Initialize g and b so that pre-activations start with mean 0 and variance 1 (eq. 6).
+
+    One pass over one minibatch, with noise and dropout as in training, layer after layer: each
+    linear or convolutional layer divides its scale by σ[t] and, where it has a bias, sets it to
+    −μ[t]/σ[t]. A weight-normalized layer changes g and keeps v; a plain one changes its weights.
+    Mean-only BN after a layer takes over the centring: its offset and the layer's bias start at
+    zero and its running mean at μ[t]/σ[t]. Batch norm normalises by itself: the layer before it is
+    left as it is, γ = 1, β = 0, and the running statistics are those of the minibatch.
+
+    Args:
+        model: made of the layers above; any other modules may stand between them.
+        images: what the model takes, (N, …), N ≥ 2. The paper's released code uses 500 images.
+
+    Raises:
+        ValueError: fewer than two images; images that are not finite; a channel that is constant
+            on the minibatch; a layer used twice. The model is left as it was.
+        TypeError: a layer whose weight has a parametrization other than weight normalization.
+    """
+    if len(images) < 2:
+        raise ValueError(
+            f"data-dependent initialization needs at least 2 images, got {len(images)}"
+        )
+    bad = (~images.isfinite()).flatten(1).any(1)
+    if bad.any():
+        raise ValueError(f"image {int(bad.nonzero()[0])} of the minibatch has NaN or infinite values")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training = {module: module.training for module in model.modules()}
+    momentum = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
+    decay = {m: m.decay for m in model.modules() if isinstance(m, MeanOnlyBatchNorm)}
+    hooks = _InitHooks(model)
+    try:
+        model.train()
+        for norm in momentum:
+            norm.momentum = 1.0  # the running statistics become the minibatch's
+        for norm in decay:
+            norm.decay = 0.0
+        model(images)
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+    finally:
+        hooks.remove()
+        for norm, value in momentum.items():
+            norm.momentum = value
+        for norm, value in decay.items():
+            norm.decay = value
+        for module, value in training.items():
+            module.training = value
+
+
+class _InitHooks:
+    """The forward hooks behind `data_dependent_init`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {module: name or "the model" for name, module in model.named_modules()}
+        self.seen: set[nn.Module] = set()
+        # The last layer's output as given on, as it was, and the parameters it had: batch norm and
+        # mean-only BN recognize their layer by the tensor that they are handed.
+        self.last: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None
+        self.handles = []
+        for module in model.modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                self.handles.append(module.register_forward_hook(self.after_layer))
+            elif isinstance(module, _BatchNorm | MeanOnlyBatchNorm):
+                self.handles.append(module.register_forward_pre_hook(self.before_norm))
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def after_layer(self, layer: nn.Module, _inputs: object, t: Tensor) -> Tensor:
+        name = self.names[layer]
+        if layer in self.seen:
+            raise ValueError(f"{name} is used twice; no one scale suits both uses")
+        self.seen.add(layer)
+        channel = t.ndim - 1 if isinstance(layer, nn.Linear) else 1
+        dims = [d for d in range(t.ndim) if d != channel]
+        std, mean = torch.std_mean(t.double(), dims, correction=0, keepdim=True)
+        constant = ~(std > 1e-6 * mean.abs()).flatten()
+        if constant.any():
+            raise ValueError(
+                f"{name}: output channel {int(constant.nonzero()[0])} is constant on this "
+                "minibatch, so it has no scale; use more, or more varied, images"
+            )
+        scale = self._scale(layer, name)
+        before = [(p, p.clone()) for p in (scale, layer.bias) if p is not None]
+        self._divide(layer, scale, std.flatten())
+        if layer.bias is not None:
+            layer.bias.copy_((layer.bias - mean.flatten()) / std.flatten())
+            out = ((t - mean) / std).to(t.dtype)
+        else:  # nothing to centre with: mean-only BN follows, or nobody
+            out = (t / std).to(t.dtype)
+        self.last = (out, t, before)
+        return out
+
+    def before_norm(self, norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        if isinstance(norm, MeanOnlyBatchNorm):
+            norm.bias.zero_()
+            return None
+        norm.reset_parameters()
+        if self.last is None or inputs[0] is not self.last[0]:
+            return None
+        _, t, before = self.last  # batch norm scales by itself: put the layer back
+        for parameter, value in before:
+            parameter.copy_(value)
+        return (t,)
+
+    @staticmethod
+    def _scale(layer: nn.Module, name: str) -> Tensor:
+        """The tensor that carries a layer's scale: g or s, or the weight itself."""
+        if not parametrize.is_parametrized(layer, "weight"):
+            return layer.weight
+        chain = layer.parametrizations.weight
+        if len(chain) == 1 and isinstance(chain[0], WeightNorm | TorchWeightNorm):
+            return chain.original0
+        raise TypeError(f"{name}: the weight has a parametrization other than weight normalization")
+
+    @staticmethod
+    def _divide(layer: nn.Module, scale: Tensor, factor: Tensor) -> None:
+        """Divide every output unit's weight by `factor` (units,), in place."""
+        if parametrize.is_parametrized(layer, "weight"):
+            exp = getattr(layer.parametrizations.weight[0], "exp", False)
+            factor = factor.view(scale.shape)
+            scale.copy_(scale - factor.log() if exp else scale / factor)
+        else:
+            units = WeightNorm(layer, exp=False)
+            scale.div_(units.spread(factor.view(units.norm(scale).shape), scale))

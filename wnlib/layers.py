@@ -1,0 +1,191 @@
+"""Weight normalization and mean-only batch normalization.
+
+Section and equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/1602.07868.
+"""
+
+from enum import StrEnum
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Norm(StrEnum):
+    """The five configurations of the paper's Section 5.1, in the order used everywhere."""
+
+    NONE = "none"
+    WN = "wn"
+    MOBN = "mobn"
+    BN = "bn"
+    WN_MOBN = "wn_mobn"
+
+    @property
+    def label(self) -> str:
+        """The name shown in legends and tables."""
+        return _LABELS[self]
+
+    @property
+    def weight_normalized(self) -> bool:
+        """Whether the layers' weights are written as w = g v / ‖v‖."""
+        return self in (Norm.WN, Norm.WN_MOBN)
+
+    @property
+    def mean_only(self) -> bool:
+        """Whether the layers' outputs are centred over the minibatch, without being scaled."""
+        return self in (Norm.MOBN, Norm.WN_MOBN)
+
+
+_LABELS = {
+    Norm.NONE: "normal",
+    Norm.WN: "weight norm",
+    Norm.MOBN: "mean-only BN",
+    Norm.BN: "batch norm",
+    Norm.WN_MOBN: "WN + mean-only BN",
+}
+
+
+class WeightNorm(nn.Module):
+    """w = g v / ‖v‖ (eq. 1) as a parametrization; its originals are (g, v), or (s, v) with g = eˢ.
+
+    The order and the names (original0, original1) are those of PyTorch's own
+    `parametrizations.weight_norm`, so checkpoints go either way.
+    """
+
+    def __init__(self, layer: nn.Module, exp: bool) -> None:
+        super().__init__()
+        # Transposed convolutions keep their output units in dimension 1 of the weight, split into
+        # groups along dimension 0; every other layer keeps them in dimension 0.
+        transposed = getattr(layer, "transposed", False)
+        self.groups = layer.groups if transposed else 1
+        unit = 1 if transposed else 0
+        if self.groups > 1:  # v is seen as (groups, in/groups, out/groups, ...)
+            self.dims = [1, *range(3, layer.weight.ndim + 1)]
+        else:
+            self.dims = [d for d in range(layer.weight.ndim) if d != unit]
+        self.exp = exp
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        scale = g.exp() if self.exp else g
+        norm = self.norm(v)
+        # Adding one where the norm is zero gives w = 0 there, with finite gradients.
+        ratio = scale / (norm + (norm == 0))
+        # v first: the product has v's memory format.
+        return (v * self.spread(ratio, v)).to(v.dtype)
+
+    def right_inverse(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        g = self.norm(w)
+        if self.exp:
+            g = g.clamp_min(torch.finfo(g.dtype).tiny).log()
+        return g.to(w.dtype), w
+
+    def norm(self, v: Tensor) -> Tensor:
+        """‖v‖ of every output unit, in fp32 or wider, in the shape of g."""
+        dtype = torch.promote_types(v.dtype, torch.float32)
+        if self.groups > 1:
+            v = v.unflatten(0, (self.groups, -1))
+        return torch.linalg.vector_norm(v, dim=self.dims, keepdim=True, dtype=dtype)
+
+    def spread(self, ratio: Tensor, v: Tensor) -> Tensor:
+        """One number an output unit, in the shape of g, as it broadcasts against v."""
+        if self.groups == 1:
+            return ratio
+        return ratio.expand(-1, v.shape[0] // self.groups, *ratio.shape[2:]).flatten(0, 1)
+
+
+def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
+    """Write the weight of a layer as w = g v / ‖v‖, one g an output unit (eq. 1).
+
+    The weight becomes a `torch.nn.utils.parametrize` parametrization with the parameters
+    ``parametrizations.weight.original0`` (g, one an output unit, shaped to broadcast) and
+    ``original1`` (v, shaped as the weight). The layer computes what it computed before.
+
+    Precision: the norm and the product are taken in fp32 (or the weight's type, if wider), under
+    autocast too; w has v's type and memory format. Where v is zero, w is zero and the gradients
+    are finite.
+
+    Args:
+        module: any layer with a floating-point `weight` of two or more dimensions: Linear,
+            Conv1d-3d, ConvTranspose1d-3d, Bilinear, Embedding.
+        scale: "linear" learns g; "exp" learns s with g = eˢ (Section 2.1).
+
+    Returns:
+        The same module.
+
+    Raises:
+        ValueError: the weight is parametrized already, or has one dimension, or `scale` is neither.
+        TypeError: the module has no weight, or has one that is lazy or not floating point.
+    """
+    kind = type(module).__name__
+    if scale not in ("linear", "exp"):
+        raise ValueError(f'scale is "linear" or "exp", not {scale!r}')
+    if parametrize.is_parametrized(module, "weight"):
+        raise ValueError(
+            f"{kind}.weight is parametrized already; call "
+            'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight") first'
+        )
+    weight = getattr(module, "weight", None)
+    if isinstance(module, LazyModuleMixin):
+        raise TypeError(f"{kind} has no shape yet; run it once on an input, then call weight_norm")
+    if not isinstance(weight, nn.Parameter):
+        raise TypeError(f"{kind} has no parameter named weight to normalize")
+    if not weight.is_floating_point():
+        raise TypeError(f"{kind}.weight is {weight.dtype}; weight_norm needs floating point")
+    if weight.ndim < 2:
+        raise ValueError(f"{kind}.weight has shape {tuple(weight.shape)}; it needs two dimensions")
+    parametrize.register_parametrization(module, "weight", WeightNorm(module, scale == "exp"))
+    return module
+
+
+class MeanOnlyBatchNorm(nn.Module):
+    """t̃ = t − μ[t] + b over the minibatch (Section 4): centred like BN, never scaled.
+
+    In training μ is the minibatch mean of each channel, and its gradient centres ∇_t L (eq. 8);
+    in evaluation a running average takes its place.
+
+    Precision: means are taken and kept in fp32 (or the input's type, if wider); the output has the
+    input's type.
+
+    Args:
+        num_features: the number of channels C.
+        decay: the running mean becomes decay · old + (1 − decay) · minibatch mean.
+
+    Shape:
+        (N, C) or (N, C, …), up to five dimensions, to the same shape.
+
+    Raises:
+        ValueError: another number of dimensions or of channels, or a decay outside [0, 1].
+    """
+
+    running_mean: Tensor
+
+    def __init__(self, num_features: int, decay: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay lies in [0, 1], not {decay}")
+        self.decay = decay
+        self.bias = nn.Parameter(torch.zeros(num_features))  # (C,)
+        self.register_buffer("running_mean", torch.zeros(num_features))  # (C,)
+
+    def forward(self, t: Tensor) -> Tensor:
+        if not 2 <= t.ndim <= 5 or t.shape[1] != len(self.bias):
+            raise ValueError(
+                f"MeanOnlyBatchNorm({len(self.bias)}) takes (N, {len(self.bias)}, ...) of two to "
+                f"five dimensions, not {tuple(t.shape)}"
+            )
+        if self.training:
+            dims = [0, *range(2, t.ndim)]
+            mean = t.mean(dims, dtype=torch.promote_types(t.dtype, torch.float32))  # (C,)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.decay)
+        else:
+            mean = self.running_mean
+        # Offset and mean are joined first, so that the large tensor is read once.
+        shift = (self.bias - mean).to(t.dtype)
+        return t + shift.view(-1, *[1] * (t.ndim - 2))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.bias)}, decay={self.decay}"

@@ -1,0 +1,150 @@
+"""ConvPool-CNN-C in its five configurations, at any width, and the parts it is made of."""
+
+import math
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wnlib.layers import MeanOnlyBatchNorm, Norm, weight_norm
+
+
+class GaussianNoise(nn.Module):
+    """Adds N(0, sigma²) to the input in training; nothing in evaluation. Any shape."""
+
+    def __init__(self, sigma: float = 0.15) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.sigma * torch.randn_like(x) if self.training and self.sigma else x
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}"
+
+
+class UniformNoise(GaussianNoise):
+    """Adds U(−√3 sigma, √3 sigma) in training: mean 0 and standard deviation sigma. Any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.sigma):
+            return x
+        half_width = math.sqrt(3) * self.sigma
+        return x + torch.empty_like(x).uniform_(-half_width, half_width)
+
+
+class GlobalAvgPool(nn.Module):
+    """(N, C, H, W) to (N, C), the mean over the pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def block(
+    layer: nn.Conv2d | nn.Linear,
+    norm: Norm,
+    *,
+    slope: float | None = 0.1,
+    bn_eps: float = 1e-6,
+    scale: Literal["linear", "exp"] = "linear",
+) -> nn.Sequential:
+    """One layer in one of the five configurations: layer, normalization, leaky ReLU.
+
+    Args:
+        layer: fresh, with a bias; a normalization that centres takes the bias over.
+        norm: the configuration.
+        slope: of the leaky ReLU below zero; None for no activation.
+        bn_eps: added to batch norm's variance.
+        scale: weight norm's, see `weight_norm`.
+
+    The weights start as N(0, 0.05²), biases at zero (Section 3).
+    """
+    nn.init.normal_(layer.weight, std=0.05)
+    nn.init.zeros_(layer.bias)
+    units = layer.weight.shape[0]
+    parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer)
+    if norm.weight_normalized:
+        weight_norm(layer, scale)
+    if norm.mean_only:
+        layer.register_parameter("bias", None)
+        parts["norm"] = MeanOnlyBatchNorm(units)
+    elif norm is Norm.BN:
+        layer.register_parameter("bias", None)
+        batch_norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+        parts["norm"] = batch_norm(units, eps=bn_eps)  # torch's momentum 0.1 is a decay of 0.9
+    if slope is not None:
+        parts["act"] = nn.LeakyReLU(slope, inplace=True)
+    return nn.Sequential(parts)
+
+
+class ConvPoolCNNC(nn.Sequential):
+    """ConvPool-CNN-C as the paper changed it (Section 5.1) and the report drew it (Section J).
+
+    Input noise, three 3×3 convolutions, max-pooling, dropout, three 3×3 convolutions of twice the
+    width, max-pooling, dropout, a 3×3 convolution without padding, two 1×1 convolutions, global
+    average pooling and a dense layer, each layer normalized in the same way, the dense one too.
+
+    Args:
+        norm: one of the five configurations, as `Norm` or its value.
+        width: channels of the first three layers; the later ones have twice as many.
+        noise: the input noise, `GaussianNoise` by default; any module.
+        dropout: the probability with which a unit is dropped after each pooling.
+        slope: of the leaky ReLU below zero.
+        bn_eps: batch norm's epsilon, 1e-6 in the paper's released code.
+        scale: "linear" or "exp", see `weight_norm`.
+        classes: the number of outputs.
+
+    Shape:
+        (N, 3, 32, 32) to (N, classes), logits.
+
+    Raises:
+        ValueError: an unknown configuration, a width below 1, a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        norm: Norm | str = Norm.WN,
+        width: int = 96,
+        *,
+        noise: nn.Module | None = None,
+        dropout: float = 0.5,
+        slope: float = 0.1,
+        bn_eps: float = 1e-6,
+        scale: Literal["linear", "exp"] = "linear",
+        classes: int = 10,
+    ) -> None:
+        norm = Norm(norm)
+        if width < 1:
+            raise ValueError(f"width is at least 1, not {width}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout lies in [0, 1), not {dropout}")
+        w = width
+
+        def conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> nn.Sequential:
+            layer = nn.Conv2d(fan_in, fan_out, kernel, padding=padding)
+            return block(layer, norm, slope=slope, bn_eps=bn_eps, scale=scale)
+
+        super().__init__(
+            OrderedDict(
+                noise=GaussianNoise(0.15) if noise is None else noise,
+                conv1=conv(3, w, 3, 1),  # (N, w, 32, 32)
+                conv2=conv(w, w, 3, 1),
+                conv3=conv(w, w, 3, 1),
+                pool1=nn.MaxPool2d(2),  # (N, w, 16, 16)
+                drop1=nn.Dropout(dropout),
+                conv4=conv(w, 2 * w, 3, 1),  # (N, 2w, 16, 16)
+                conv5=conv(2 * w, 2 * w, 3, 1),
+                conv6=conv(2 * w, 2 * w, 3, 1),
+                pool2=nn.MaxPool2d(2),  # (N, 2w, 8, 8)
+                drop2=nn.Dropout(dropout),
+                conv7=conv(2 * w, 2 * w, 3),  # (N, 2w, 6, 6)
+                conv8=conv(2 * w, 2 * w, 1),
+                conv9=conv(2 * w, 2 * w, 1),
+                gap=GlobalAvgPool(),  # (N, 2w)
+                dense=block(
+                    nn.Linear(2 * w, classes), norm, slope=None, bn_eps=bn_eps, scale=scale
+                ),
+            )
+        )
+        self.norm = norm

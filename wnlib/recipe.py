@@ -1,0 +1,122 @@
+"""Everything that defines a training run, in one frozen place."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from wnlib.inputs import Inputs
+from wnlib.layers import Norm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. `Recipe.paper` and `Recipe.report` fill it in as their sources have it.
+
+    The defaults are the paper's: Section 5.1, or its released code (github.com/openai/weightnorm,
+    folder lasagne) where that says more than the text.
+
+    Raises:
+        ValueError: at construction, for a value that no run can have.
+    """
+
+    norm: Norm  # one of the five configurations
+    name: str = "paper"  # where the settings come from
+    width: int = 96  # channels of the first three layers, half those of the others
+    scale: Literal["linear", "exp"] = "linear"  # of weight norm: g, or s with g = exp(s) (2.1)
+
+    inputs: Inputs = "zca"  # symmetric, then ZCA whitening (5.1; regularization 1e-5: code)
+    noise: Literal["gaussian", "uniform"] = "gaussian"  # on the inputs, in training (5.1)
+    sigma: float = 0.15  # the noise's standard deviation (5.1)
+    dropout: float = 0.5  # after each of the two poolings (code)
+    bn_eps: float = 1e-6  # added to batch norm's variance (code)
+
+    init_images: int = 500  # the minibatch of data-dependent initialization; 0: none (code)
+
+    epochs: int = 200  # (5.1)
+    batch_size: int = 100  # (5.1)
+    lr: float = 0.003  # Adam's (5.1)
+    decay_from: float = 0.5  # fraction of the epochs after which lr falls to 0; 1: never (5.1)
+    beta1: float = 0.9  # Adam's, before that (5.1)
+    late_beta1: float = 0.5  # and after (5.1)
+    adam_eps: float = 1e-4  # the code adds 1e-8 under the root, torch adds eps outside of it
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", Norm(self.norm))
+        for field in ("width", "epochs", "batch_size"):
+            self._demand(field, _is_whole(getattr(self, field), 1), "a whole number from 1 up")
+        images = self.init_images
+        self._demand("init_images", _is_whole(images, 0) and images != 1, "0 or from 2 up")
+        self._demand("seed", _is_whole(self.seed, 0), "a whole number from 0 up")
+        for field in ("lr", "adam_eps", "bn_eps"):
+            value = getattr(self, field)
+            self._demand(field, 0 < value < float("inf"), "a number above 0")
+        self._demand("sigma", 0 <= self.sigma < float("inf"), "a number from 0 up")
+        self._demand("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        self._demand("beta1", 0 <= self.beta1 < 1, "in [0, 1)")
+        self._demand("late_beta1", 0 <= self.late_beta1 < 1, "in [0, 1)")
+        self._demand("decay_from", 0 <= self.decay_from <= 1, "in [0, 1]")
+        for field, choices in (
+            ("inputs", get_args(Inputs)),
+            ("noise", ("gaussian", "uniform")),
+            ("scale", ("linear", "exp")),
+        ):
+            self._demand(field, getattr(self, field) in choices, f"one of {', '.join(choices)}")
+        exp = self.scale == "exp"
+        self._demand("scale", self.norm.weight_normalized or not exp, "linear without weight norm")
+
+    def _demand(self, field: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{field} is {what}, not {getattr(self, field)!r}")
+
+    @classmethod
+    def paper(cls, norm: Norm | str) -> "Recipe":
+        """The paper's settings: per configuration, only the learning rate differs (5.1)."""
+        return cls(Norm(norm), lr=0.0003 if Norm(norm) is Norm.NONE else 0.003)
+
+    @classmethod
+    def report(cls, norm: Norm | str) -> "Recipe":
+        """The report's settings, from its text and its released code.
+
+        Two slips of that code are not repeated: its batch norm never updates the moving variance,
+        and its WN + mean-only BN subtracts the minibatch mean twice at the start.
+        """
+        norm = Norm(norm)
+        return cls(
+            norm,
+            name="report",
+            inputs="unit",  # images / 255, no whitening (Section 5)
+            lr=0.001,  # constant (7)
+            decay_from=1.0,
+            adam_eps=1e-8,  # TensorFlow's default (code)
+            bn_eps=1e-3,  # (code)
+            init_images=500 if norm.weight_normalized else 0,  # only with weight norm (6.C, code)
+        )
+
+    def scaled(self, **changes: Any) -> "Recipe":
+        """A copy with some values changed; the schedule follows the number of epochs.
+
+        Raises:
+            ValueError: a field that a recipe does not have, or an impossible value.
+        """
+        unknown = set(changes) - {field.name for field in dataclasses.fields(self)}
+        if unknown:
+            raise ValueError(f"a recipe has no {', '.join(sorted(unknown))}")
+        return dataclasses.replace(self, **changes)
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0: lr · min((E − e)/(E − E·decay_from), 1).
+
+        With 200 epochs that is the released code's lr · min(2 − e/100, 1).
+        """
+        rest = self.epochs * (1 - self.decay_from)
+        return self.lr * min((self.epochs - epoch) / rest, 1) if rest else self.lr
+
+    def beta1_at(self, epoch: int) -> float:
+        """Adam's β₁ of an epoch, counted from 0."""
+        return self.beta1 if epoch < self.epochs * self.decay_from else self.late_beta1
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,0 +1,259 @@
+"""Recorded training runs: save, load, summarize, smooth, compare.
+
+A run is a folder with ``run.json`` (what was run, on what, and how it ended) and ``history.csv``
+(one row an epoch). Errors are fractions, losses mean cross-entropies in nats, times seconds.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wnlib.layers import Norm
+from wnlib.recipe import Recipe
+
+SCHEMA = 1
+
+# Test errors on CIFAR-10 without augmentation: Table 1 of the paper, and the report's table, which
+# lists each run's best epoch on the test set (tests compare it with the recorded curves).
+PAPER = {Norm.NONE: 0.0843, Norm.WN: 0.0846, Norm.MOBN: 0.0852, Norm.BN: 0.0805, Norm.WN_MOBN: 0.0731}  # fmt: skip
+REPORT = {Norm.NONE: 0.1904, Norm.WN: 0.1788, Norm.MOBN: 0.1921, Norm.BN: 0.1917, Norm.WN_MOBN: 0.1833}  # fmt: skip
+
+
+class RunError(RuntimeError):
+    """A record cannot be read, written or gone on with; the message says why and what to do."""
+
+
+class Row(NamedTuple):
+    """One epoch. What was not recorded is NaN."""
+
+    epoch: int  # from 1
+    lr: float
+    train_loss: float  # mean over the epoch's minibatches, noise and dropout on
+    train_error: float  # likewise
+    test_loss: float
+    test_error: float
+    seconds: float  # training and evaluation
+
+
+class Summary(NamedTuple):
+    """The errors of one run, three ways: as people select them, and as they should be reported."""
+
+    best_error: float
+    best_epoch: int
+    final_error: float
+    last20_error: float  # mean over the last 20 epochs, or all if fewer
+    wall_seconds: float
+
+
+@dataclass
+class Run:
+    """A recorded training run.
+
+    Attributes:
+        recipe: everything that defines it.
+        rows: one an epoch, in order.
+        state: "finished", "diverged at epoch k" or "interrupted".
+        source: "wnlib", or who else recorded it.
+        provenance: data, device, versions, commit, wall seconds: what `run.json` holds besides.
+    """
+
+    recipe: Recipe
+    rows: list[Row] = field(default_factory=list)
+    state: str = "interrupted"
+    source: str = "wnlib"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def norm(self) -> Norm:
+        """The configuration."""
+        return self.recipe.norm
+
+    def __repr__(self) -> str:
+        return f"Run({self.source}, {self.norm}, {len(self.rows)} epochs, {self.state})"
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of the history, (epochs,)."""
+        return np.array([getattr(row, name) for row in self.rows])
+
+    def summary(self) -> Summary:
+        """Best-epoch, final-epoch and mean-of-last-20 test errors.
+
+        Raises:
+            RunError: the run has no epoch.
+        """
+        if not self.rows:
+            raise RunError(f"the {self.norm} run has no epoch to summarize")
+        error = self.column("test_error")
+        known = np.where(np.isfinite(error), error, 1.0)
+        best = int(known.argmin())
+        wall = self.provenance.get("wall_seconds")
+        return Summary(
+            best_error=float(error[best]),
+            best_epoch=self.rows[best].epoch,
+            final_error=float(error[-1]),
+            last20_error=float(error[-20:].mean()),
+            wall_seconds=float(np.nansum(self.column("seconds")) if wall is None else wall),
+        )
+
+    def save(self, folder: Path | str) -> None:
+        """Write both files, each whole or not at all.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        table = StringIO(newline="")
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(Row._fields)
+        for row in self.rows:
+            writer.writerow("" if isinstance(v, float) and math.isnan(v) else v for v in row)
+        record = {
+            "schema": SCHEMA,
+            "source": self.source,
+            "state": self.state,
+            "recipe": dataclasses.asdict(self.recipe),
+            **self.provenance,
+        }
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace(folder / "history.csv", table.getvalue().encode())
+            replace(folder / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Run":
+        """Read a run's folder.
+
+        Raises:
+            RunError: a file is missing, damaged, or of another schema.
+        """
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "run.json").read_text())
+            text = (folder / "history.csv").read_text()
+        except FileNotFoundError as error:
+            raise RunError(f"{error.filename} is missing: {folder} holds no run") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{folder}/run.json cannot be read: {error}") from None
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            found = record.get("schema") if isinstance(record, dict) else None
+            raise RunError(f"{folder}/run.json has schema {found!r}; this wnlib reads {SCHEMA}")
+        try:
+            recipe = Recipe(**record.pop("recipe"))
+            state, source = str(record.pop("state")), str(record.pop("source"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{folder}/run.json is damaged: {error}") from None
+        del record["schema"]
+        return cls(recipe, _rows(text, folder / "history.csv"), state, source, record)
+
+
+def _rows(text: str, path: Path) -> list[Row]:
+    lines = list(csv.reader(StringIO(text)))
+    if not lines or tuple(lines[0]) != Row._fields:
+        raise RunError(f"{path} does not begin with {','.join(Row._fields)}")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            epoch, *values = line
+            row = Row(int(epoch), *(float(v) if v else math.nan for v in values))
+        except (TypeError, ValueError):
+            raise RunError(f"{path}, line {number} is damaged: {','.join(line)!r}") from None
+        if row.epoch != number - 1:
+            raise RunError(f"{path}, line {number} is epoch {row.epoch}, not {number - 1}")
+        rows.append(row)
+    if not text.endswith("\n"):
+        raise RunError(f"{path} is cut off in line {len(lines)}")
+    return rows
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is seen whole or not at all, even through a power cut."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_runs(folder: Path | str) -> list[Run]:
+    """Every run below a folder, in the order of the configurations, then of their paths.
+
+    Raises:
+        RunError: there is none, or one is damaged.
+    """
+    paths = sorted(Path(folder).glob("**/run.json"))
+    if not paths:
+        raise RunError(f"no run in {folder}")
+    order = list(Norm)
+    return sorted((Run.load(p.parent) for p in paths), key=lambda run: order.index(run.norm))
+
+
+def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.ndarray:
+    """Savitzky-Golay: in a window that slides along, the value of a fitted polynomial.
+
+    Args:
+        values: (epochs,).
+        window: odd; cut to the largest odd number of epochs there are. The report's is 51.
+        degree: of the polynomial; cut to below the window. The report's is 10.
+
+    Returns:
+        (epochs,). At both ends the polynomial of the outermost window is read off, so the curve
+        bends there.
+
+    Raises:
+        ValueError: a window that is even or below 1, or a negative degree.
+    """
+    from scipy.signal import savgol_filter  # slow to import
+
+    if window < 1 or window % 2 == 0 or degree < 0:
+        raise ValueError(f"window is odd and degree from 0 up, not {window} and {degree}")
+    values = np.asarray(values, float)
+    if not len(values):
+        return values
+    window = min(window, len(values) - (len(values) % 2 == 0))
+    return savgol_filter(values, window, min(degree, window - 1))
+
+
+def compare(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """The report's and the paper's table beside the runs': one dictionary a configuration.
+
+    Keys: norm, label, report, paper, and from each configuration's first run best, final, last20,
+    best_epoch, epochs, wall_seconds and state, or None where there is no run.
+    """
+    first: dict[Norm, Run] = {}
+    for run in runs:
+        first.setdefault(run.norm, run)
+    table = []
+    for norm in Norm:
+        run = first.get(norm)
+        s = run.summary() if run and run.rows else None
+        table.append(
+            {
+                "norm": str(norm),
+                "label": norm.label,
+                "report": REPORT[norm],
+                "paper": PAPER[norm],
+                "best": s and s.best_error,
+                "final": s and s.final_error,
+                "last20": s and s.last20_error,
+                "best_epoch": s and s.best_epoch,
+                "epochs": run and len(run.rows),
+                "wall_seconds": s and s.wall_seconds,
+                "state": run and run.state,
+            }
+        )
+    return table
