@@ -69,7 +69,9 @@ class Cifar10:
     digest: str
 
     def __repr__(self) -> str:
-        return f"Cifar10({self.name}: {len(self.train_labels):,} + {len(self.test_labels):,} images)"
+        return (
+            f"Cifar10({self.name}: {len(self.train_labels):,} + {len(self.test_labels):,} images)"
+        )
 
 
 def cache_dir() -> Path:

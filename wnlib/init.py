@@ -39,7 +39,9 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
         )
     bad = (~images.isfinite()).flatten(1).any(1)
     if bad.any():
-        raise ValueError(f"image {int(bad.nonzero()[0])} of the minibatch has NaN or infinite values")
+        raise ValueError(
+            f"image {int(bad.nonzero()[0])} of the minibatch has NaN or infinite values"
+        )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     training = {module: module.training for module in model.modules()}
     momentum = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}

@@ -4,10 +4,11 @@ Section and equation numbers are those of Salimans & Kingma (2016), https://arxi
 """
 
 from enum import StrEnum
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
@@ -176,16 +177,50 @@ class MeanOnlyBatchNorm(nn.Module):
                 f"MeanOnlyBatchNorm({len(self.bias)}) takes (N, {len(self.bias)}, ...) of two to "
                 f"five dimensions, not {tuple(t.shape)}"
             )
-        if self.training:
-            dims = [0, *range(2, t.ndim)]
-            mean = t.mean(dims, dtype=torch.promote_types(t.dtype, torch.float32))  # (C,)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.decay)
-        else:
-            mean = self.running_mean
-        # Offset and mean are joined first, so that the large tensor is read once.
-        shift = (self.bias - mean).to(t.dtype)
-        return t + shift.view(-1, *[1] * (t.ndim - 2))
+        if not self.training:
+            return _add(t, self.bias - self.running_mean)
+        mean = _mean(t.detach())
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.decay)
+        return _Centre.apply(t, mean, self.bias)
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}, decay={self.decay}"
+
+
+class _Centre(torch.autograd.Function):
+    """t̃ = t − μ[t] + b with its gradient, ∇_t L = ∇_t̃ L − μ[∇_t̃ L] (eq. 8).
+
+    Autograd finds the same gradient, in more passes over the large tensors.
+    """
+
+    @staticmethod
+    def forward(t: Tensor, mean: Tensor, bias: Tensor) -> Tensor:
+        return _add(t, bias - mean)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.bias_dtype = inputs[2].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        mean = _mean(grad)
+        count = grad.numel() // grad.shape[1]
+        return _add(grad, -mean), None, (mean * count).to(ctx.bias_dtype)
+
+
+def _mean(t: Tensor) -> Tensor:
+    """The mean of each channel, (N, C, …) to (C,), in fp32 or wider."""
+    dtype = torch.promote_types(t.dtype, torch.float32)
+    return t.mean([0, *range(2, t.ndim)], dtype=dtype)
+
+
+def _add(t: Tensor, shift: Tensor) -> Tensor:
+    """t (N, C, …) plus a number a channel, shift (C,), in the type of t.
+
+    Batch norm in evaluation, with mean 0 and variance 1, is that sum. On a CPU its kernel takes a
+    third of the time that a broadcast sum takes over a channels-last tensor in bf16.
+    """
+    shift = shift.to(torch.promote_types(t.dtype, torch.float32))
+    one = torch.ones_like(shift)
+    return F.batch_norm(t, torch.zeros_like(shift), one, one, shift, eps=0.0)

@@ -1,6 +1,5 @@
 """ConvPool-CNN-C in its five configurations, at any width, and the parts it is made of."""
 
-import math
 from collections import OrderedDict
 from typing import Literal
 
@@ -10,6 +9,14 @@ from torch import Tensor, nn
 from wnlib.layers import MeanOnlyBatchNorm, Norm, weight_norm
 
 
+def _like(x: Tensor, values: Tensor) -> Tensor:
+    """The first of flat values, in the shape and memory format of x.
+
+    torch fills a flat tensor several times as fast as a channels-last one.
+    """
+    return values.as_strided(x.shape, torch.empty_like(x, device="meta").stride())
+
+
 class GaussianNoise(nn.Module):
     """Adds N(0, sigma²) to the input in training; nothing in evaluation. Any shape."""
 
@@ -17,8 +24,14 @@ class GaussianNoise(nn.Module):
         super().__init__()
         self.sigma = sigma
 
+    def draw(self, x: Tensor) -> Tensor:
+        """As many numbers as x has, flat, of mean 0 and standard deviation 1."""
+        return torch.randn(x.numel(), dtype=x.dtype, device=x.device)
+
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.sigma * torch.randn_like(x) if self.training and self.sigma else x
+        if not (self.training and self.sigma):
+            return x
+        return torch.add(x, _like(x, self.draw(x)), alpha=self.sigma)
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
@@ -27,11 +40,19 @@ class GaussianNoise(nn.Module):
 class UniformNoise(GaussianNoise):
     """Adds U(−√3 sigma, √3 sigma) in training: mean 0 and standard deviation sigma. Any shape."""
 
+    def draw(self, x: Tensor) -> Tensor:
+        return torch.empty(x.numel(), dtype=x.dtype, device=x.device).uniform_(-(3**0.5), 3**0.5)
+
+
+class Dropout(nn.Dropout):
+    """Dropout as torch has it; on a CPU and for p = ½ with one random byte a unit. Any shape."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.sigma):
-            return x
-        half_width = math.sqrt(3) * self.sigma
-        return x + torch.empty_like(x).uniform_(-half_width, half_width)
+        if not self.training or self.p != 0.5 or x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        keep = _like(x, words.view(torch.int8)) >= 0
+        return x * keep.to(x.dtype).mul_(2)
 
 
 class GlobalAvgPool(nn.Module):
@@ -132,12 +153,12 @@ class ConvPoolCNNC(nn.Sequential):
                 conv2=conv(w, w, 3, 1),
                 conv3=conv(w, w, 3, 1),
                 pool1=nn.MaxPool2d(2),  # (N, w, 16, 16)
-                drop1=nn.Dropout(dropout),
+                drop1=Dropout(dropout),
                 conv4=conv(w, 2 * w, 3, 1),  # (N, 2w, 16, 16)
                 conv5=conv(2 * w, 2 * w, 3, 1),
                 conv6=conv(2 * w, 2 * w, 3, 1),
                 pool2=nn.MaxPool2d(2),  # (N, 2w, 8, 8)
-                drop2=nn.Dropout(dropout),
+                drop2=Dropout(dropout),
                 conv7=conv(2 * w, 2 * w, 3),  # (N, 2w, 6, 6)
                 conv8=conv(2 * w, 2 * w, 1),
                 conv9=conv(2 * w, 2 * w, 1),

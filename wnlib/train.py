@@ -201,7 +201,9 @@ def _epochs(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500
+) -> tuple[float, float]:
     """Mean cross-entropy and error (fraction) in evaluation mode, images (N, …), labels (N,)."""
     dtype = autocast_type(images.device)
     loss = torch.zeros((), device=images.device)
@@ -275,16 +277,17 @@ def _provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit that wnlib was run from, with -dirty if it was changed; None outside a checkout."""
-    here = Path(__file__).parent
+    """The last commit that changed wnlib, with -dirty if it was changed since; None without git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--", "."],
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+        log = subprocess.run(
+            [*git, "log", "-1", "--format=%h", "--", "."], capture_output=True, text=True
+        )
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], capture_output=True)
+    except OSError:
         return None
-    return done.stdout.strip() or None
+    commit = log.stdout.strip()
+    return commit + "-dirty" * bool(dirty.returncode) if commit else None
 
 
 class _Generators:
