@@ -24,8 +24,8 @@ SCHEMA = 1
 
 # Test errors on CIFAR-10 without augmentation: Table 1 of the paper, and the report's table, which
 # lists each run's best epoch on the test set (tests compare it with the recorded curves).
-PAPER = {Norm.NONE: 0.0843, Norm.WN: 0.0846, Norm.MOBN: 0.0852, Norm.BN: 0.0805, Norm.WN_MOBN: 0.0731}  # fmt: skip
-REPORT = {Norm.NONE: 0.1904, Norm.WN: 0.1788, Norm.MOBN: 0.1921, Norm.BN: 0.1917, Norm.WN_MOBN: 0.1833}  # fmt: skip
+PAPER = dict(zip(Norm, (0.0843, 0.0846, 0.0852, 0.0805, 0.0731), strict=True))
+REPORT = dict(zip(Norm, (0.1904, 0.1788, 0.1921, 0.1917, 0.1833), strict=True))
 
 
 class RunError(RuntimeError):
@@ -180,7 +180,7 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file so that it is seen whole or not at all, even through a power cut."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with open(partial, "wb") as file:
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
