@@ -1,0 +1,45 @@
+"""What every test may use: the embedded sample, and a cache that is not the user's."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from wnlib.data import Cifar10, load_cifar10
+
+
+@pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """The cache that the user has, to be read and never written."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnlib"
+    return Path(os.environ.get("WNLIB_CACHE") or default).expanduser()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(user_cache: Path, tmp_path_factory: pytest.TempPathFactory):
+    """WNLIB_CACHE is a temporary folder, in these tests and in what they start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WNLIB_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def sample() -> Cifar10:
+    """The embedded sample, 2,000 + 1,000 images."""
+    return load_cifar10()
+
+
+@pytest.fixture(scope="session")
+def tiny(sample: Cifar10) -> Cifar10:
+    """40 training and 20 test images of the sample, for runs of a second."""
+    return dataclasses.replace(
+        sample,
+        name="tiny",
+        train_images=sample.train_images[:40],
+        train_labels=sample.train_labels[:40],
+        test_images=sample.test_images[:20],
+        test_labels=sample.test_labels[:20],
+        digest="tiny",
+    )

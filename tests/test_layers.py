@@ -1,0 +1,653 @@
+"""weight_norm and MeanOnlyBatchNorm against NumPy, PyTorch and the paper's laws."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrizations, parametrize
+
+from wnlib import MeanOnlyBatchNorm, Norm, weight_norm
+
+laws = settings(max_examples=50, deadline=None, derandomize=True)
+
+LAYERS = {
+    "linear": lambda: nn.Linear(5, 3),
+    "conv1d": lambda: nn.Conv1d(2, 3, 3),
+    "conv1d-grouped": lambda: nn.Conv1d(4, 6, 3, groups=2),
+    "conv2d": lambda: nn.Conv2d(3, 4, 3),
+    "conv2d-depthwise": lambda: nn.Conv2d(3, 3, 2, groups=3),
+    "conv3d": lambda: nn.Conv3d(2, 3, 2),
+    "transposed1d": lambda: nn.ConvTranspose1d(4, 3, 3),
+    "transposed2d": lambda: nn.ConvTranspose2d(3, 4, 2),
+    "transposed3d": lambda: nn.ConvTranspose3d(2, 3, 2),
+    "transposed1d-grouped": lambda: nn.ConvTranspose1d(4, 6, 3, groups=2),
+    "transposed2d-grouped": lambda: nn.ConvTranspose2d(6, 3, 2, groups=3),
+    "bilinear": lambda: nn.Bilinear(3, 4, 5),
+    "embedding": lambda: nn.Embedding(7, 4),
+}
+# One g an output unit: torch's dim=1 shares it between the groups of a transposed convolution.
+IN_TORCH = [name for name in LAYERS if not name.startswith("transposed") or "grouped" not in name]
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+every_scale = pytest.mark.parametrize("scale", ["linear", "exp"])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(1)
+
+
+def make(kind, dtype=torch.float64):
+    return LAYERS[kind]().to(dtype)
+
+
+def inputs_of(layer, dtype=torch.float64):
+    if isinstance(layer, nn.Embedding):
+        return (torch.randint(layer.num_embeddings, (2, 6)),)
+    if isinstance(layer, nn.Bilinear):
+        return tuple(
+            torch.randn(2, n, dtype=dtype) for n in (layer.in1_features, layer.in2_features)
+        )
+    if isinstance(layer, nn.Linear):
+        return (torch.randn(2, layer.in_features, dtype=dtype),)
+    return (torch.randn(2, layer.in_channels, *[5] * (layer.weight.ndim - 2), dtype=dtype),)
+
+
+def originals(layer):
+    chain = layer.parametrizations.weight
+    return chain.original0, chain.original1
+
+
+def rows(layer, w):
+    """The weight vectors of the output units, (units, fan in): what the paper calls w."""
+    w = w.detach().numpy()
+    if not getattr(layer, "transposed", False):
+        return w.reshape(len(w), -1)
+    groups, units = layer.groups, w.shape[1]  # (in, out / groups, ...)
+    w = w.reshape(groups, len(w) // groups, units, -1).transpose(0, 2, 1, 3)
+    return w.reshape(groups * units, -1)
+
+
+def shuffle_g(layer):
+    """Any g, of either sign, as training would leave it."""
+    g, _ = originals(layer)
+    with torch.no_grad():
+        g.copy_(torch.randn_like(g))
+
+
+def gradients(kind, scale):
+    """One layer's v, g, ∇_w, ∇_g (or ∇_s) and ∇_v, as rows and columns, from autograd alone."""
+    layer = weight_norm(make(kind), scale)
+    shuffle_g(layer)
+    plain = make(kind)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            if getattr(plain, name, None) is not None:
+                getattr(plain, name).copy_(getattr(layer, name))
+    x = inputs_of(plain)
+    target = torch.randn_like(plain(*x))
+    for model in (layer, plain):
+        F.mse_loss(model(*x), target, reduction="sum").backward()
+    g, v = originals(layer)
+    column = [a.detach().numpy().reshape(-1, 1) for a in (g, g.grad)]
+    return rows(plain, v), column[0], rows(plain, plain.weight.grad), column[1], rows(plain, v.grad)
+
+
+# --- eq. 1 to 4 and g = e^s, typed again
+
+
+@every_layer
+@every_scale
+def test_weight_is_g_v_over_norm(kind, scale):
+    layer = weight_norm(make(kind), scale)
+    shuffle_g(layer)
+    g, v = originals(layer)
+    g, v = g.detach().numpy().reshape(-1, 1), rows(layer, v)
+    if scale == "exp":
+        g = np.exp(g)
+    norm = np.sqrt((v**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(rows(layer, layer.weight), g * v / norm, rtol=1e-12)
+
+
+@every_layer
+@every_scale
+def test_wrapping_changes_no_output(kind, scale):
+    layer = make(kind)
+    x = inputs_of(layer)
+    before = layer(*x)
+    torch.testing.assert_close(weight_norm(layer, scale)(*x), before)
+
+
+@every_layer
+def test_gradients_are_eq_2(kind):
+    v, g, grad_w, grad_g, grad_v = gradients(kind, "linear")
+    norm = np.linalg.norm(v, axis=1, keepdims=True)
+    expected_g = (grad_w * v).sum(1, keepdims=True) / norm
+    expected_v = g / norm * grad_w - g * expected_g / norm**2 * v
+    np.testing.assert_allclose(grad_g, expected_g, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(grad_v, expected_v, rtol=1e-9, atol=1e-12)
+
+
+@every_layer
+def test_gradient_of_v_is_eq_3(kind):
+    v, g, grad_w, _, grad_v = gradients(kind, "linear")
+    for v_k, g_k, dw, dv in zip(v, g[:, 0], grad_w, grad_v, strict=True):
+        w = g_k * v_k / np.linalg.norm(v_k)
+        projection = np.eye(len(w)) - np.outer(w, w) / (w @ w)
+        np.testing.assert_allclose(dv, g_k / np.linalg.norm(v_k) * projection @ dw, atol=1e-10)
+
+
+@every_layer
+def test_gradient_of_s_is_g_times_that_of_g(kind):
+    v, s, grad_w, grad_s, grad_v = gradients(kind, "exp")
+    norm = np.linalg.norm(v, axis=1, keepdims=True)
+    grad_g = (grad_w * v).sum(1, keepdims=True) / norm
+    np.testing.assert_allclose(grad_s, np.exp(s) * grad_g, rtol=1e-9, atol=1e-12)
+    expected_v = np.exp(s) / norm * (grad_w - grad_g * v / norm)
+    np.testing.assert_allclose(grad_v, expected_v, rtol=1e-9, atol=1e-12)
+
+
+def test_noise_covariance_of_v_is_eq_5():
+    layer = weight_norm(nn.Linear(4, 1, bias=False, dtype=torch.float64))
+    shuffle_g(layer)
+    g, v = originals(layer)
+    x = torch.randn(50, 4, dtype=torch.float64)
+    w = layer.weight.detach().numpy()[0]
+    grads_w = [2 * (w @ x_n) * x_n for x_n in x.numpy()]  # of the loss (w·x)²
+    grads_v = [torch.autograd.grad(layer(x_n).square().sum(), v)[0][0].numpy() for x_n in x]
+    m = np.eye(4) - np.outer(w, w) / (w @ w)
+    factor = (g.item() / v.norm().item()) ** 2
+    expected = factor * m @ np.cov(np.array(grads_w).T) @ m
+    np.testing.assert_allclose(np.cov(np.array(grads_v).T), expected, rtol=1e-9)
+
+
+finite = st.floats(-4, 4, width=32)
+vectors = st.integers(2, 6).flatmap(lambda n: arrays(np.float64, (3, 2, n), elements=finite))
+
+
+def wrapped(v, g):
+    layer = weight_norm(nn.Linear(v.shape[1], len(v), bias=False, dtype=torch.float64))
+    with torch.no_grad():
+        originals(layer)[0].copy_(torch.from_numpy(g)[:, None])
+        originals(layer)[1].copy_(torch.from_numpy(v))
+    return layer
+
+
+@laws
+@given(vectors)
+def test_gradient_of_v_is_orthogonal_to_v(values):
+    v, c, x = values
+    assume((np.linalg.norm(v, axis=1) > 1e-3).all())
+    layer = wrapped(v, c[:, 0])
+    (layer(torch.from_numpy(x)) * torch.from_numpy(c[:, :1])).sum().backward()
+    grad = originals(layer)[1].grad.numpy()
+    size = np.linalg.norm(v, axis=1) * np.linalg.norm(grad, axis=1)
+    assert (np.abs((v * grad).sum(1)) <= 1e-9 * size + 1e-12).all()
+
+
+@laws
+@given(vectors, st.floats(1e-3, 10))
+def test_norm_of_v_never_shrinks_under_sgd(values, lr):
+    v, c, x = values
+    assume((np.linalg.norm(v, axis=1) > 1e-2).all())
+    layer = wrapped(v, c[:, 0])
+    weights = originals(layer)
+    sgd = torch.optim.SGD([weights[1]], lr)
+    for _ in range(3):
+        before = weights[1].detach().numpy().copy()
+        sgd.zero_grad()
+        (layer(torch.from_numpy(x)) - torch.from_numpy(c[:, :1])).square().sum().backward()
+        sgd.step()
+        after = weights[1].detach().numpy()
+        norm, step = np.linalg.norm(before, axis=1), np.linalg.norm(after - before, axis=1)
+        grown = np.linalg.norm(after, axis=1)
+        assert (grown >= norm * (1 - 1e-12)).all()
+        np.testing.assert_allclose(
+            grown, np.sqrt(1 + (step / norm) ** 2) * norm, rtol=1e-7
+        )  # eq. 4
+
+
+@laws
+@given(vectors, arrays(np.float64, 2, elements=st.floats(1e-6, 1e6)))
+def test_weight_ignores_the_length_of_v(values, factors):
+    v, c, _ = values
+    assume((np.linalg.norm(v, axis=1) > 1e-3).all())
+    plain, stretched = wrapped(v, c[:, 0]), wrapped(v * factors[:, None], c[:, 0])
+    torch.testing.assert_close(stretched.weight, plain.weight, rtol=1e-12, atol=1e-12)
+
+
+# --- PyTorch's own weight_norm
+
+
+def pair(kind, dtype=torch.float64):
+    """The same layer, wrapped by wnlib and by torch, with the same random g and v."""
+    ours = weight_norm(make(kind, dtype))
+    shuffle_g(ours)
+    dim = 1 if kind.startswith("transposed") else 0
+    theirs = parametrizations.weight_norm(make(kind, dtype), dim=dim)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("kind", IN_TORCH)
+def test_values_and_gradients_are_torchs(kind):
+    ours, theirs = pair(kind)
+    theirs.load_state_dict(ours.state_dict())
+    x = inputs_of(ours)
+    torch.testing.assert_close(ours(*x), theirs(*x))
+    for layer in (ours, theirs):
+        layer(*x).square().sum().backward()
+    for (name, p), (other, q) in zip(
+        ours.named_parameters(), theirs.named_parameters(), strict=True
+    ):
+        assert name == other
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("kind", IN_TORCH)
+def test_checkpoints_go_both_ways(kind):
+    ours, theirs = pair(kind)
+    x = inputs_of(ours)
+    expected = theirs(*x)
+    saved = copy.deepcopy(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(*x), expected)
+    theirs.load_state_dict(saved)
+    ours.load_state_dict(saved)
+    torch.testing.assert_close(theirs(*x), ours(*x))
+
+
+@laws
+@given(st.data())
+def test_any_shape_agrees_with_torch(data):
+    size = st.integers(1, 5)
+    shape = data.draw(st.tuples(size, size, *[st.integers(1, 3)] * data.draw(st.integers(0, 3))))
+    transposed = data.draw(st.booleans()) and len(shape) > 2
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.randn(shape))
+    if transposed:
+        layer.transposed, layer.groups = True, 1
+    other = copy.deepcopy(layer)
+    weight_norm(layer)
+    parametrizations.weight_norm(other, dim=1 if transposed else 0)
+    assert originals(layer)[0].shape == originals(other)[0].shape
+    shuffle_g(layer)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer.weight, other.weight)
+
+
+@every_scale
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "transposed2d", "transposed1d-grouped"])
+def test_gradcheck(kind, scale):
+    layer = weight_norm(make(kind), scale)
+    shuffle_g(layer)
+    norm = layer.parametrizations.weight[0]
+    g, v = (a.detach().requires_grad_() for a in originals(layer))
+    assert gradcheck(norm, (g, v))
+    assert gradgradcheck(norm, (g, v))
+
+
+# --- edges of weight_norm
+
+
+@every_scale
+def test_zero_v_gives_zero_weight_and_finite_gradients(scale):
+    layer = nn.Linear(4, 3)
+    with torch.no_grad():
+        layer.weight[1] = 0
+    weight_norm(layer, scale)
+    layer(torch.randn(2, 4)).sum().backward()
+    assert (layer.weight[1] == 0).all()
+    assert layer.weight.isfinite().all()
+    for original in originals(layer):
+        assert original.isfinite().all()
+        assert original.grad.isfinite().all()
+
+
+@every_scale
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_float_type_is_kept(dtype, scale):
+    weight = torch.randn(4, 300).mul(200).to(dtype)  # the squares overflow fp16
+    layer = nn.Linear(300, 4, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    weight_norm(layer, scale)
+    assert layer.weight.dtype == dtype
+    assert {o.dtype for o in originals(layer)} == {dtype}
+    rtol = 20 * torch.finfo(dtype).eps if scale == "exp" else 3 * torch.finfo(dtype).eps
+    torch.testing.assert_close(layer.weight.double(), weight.double(), rtol=rtol, atol=0)
+
+
+def test_norm_is_fp32_under_autocast():
+    layer = weight_norm(nn.Linear(1000, 4))
+    plain = layer.weight.detach().clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        weight, out = layer.weight, layer(torch.randn(2, 1000))
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, plain)
+    assert out.dtype == torch.bfloat16
+
+
+def test_half_weights_are_normed_in_fp32():
+    v = torch.full((1, 4096), 0.01, dtype=torch.bfloat16)  # a sum in bf16 stalls at 256 terms
+    layer = nn.Linear(4096, 1, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.copy_(v)
+    norm = weight_norm(layer).parametrizations.weight[0].norm(v)
+    assert norm.dtype == torch.float32
+    torch.testing.assert_close(norm.item(), 64 * v[0, 0].item(), rtol=1e-5, atol=0)
+
+
+@every_scale
+def test_channels_last_is_kept(scale):
+    layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    weight_norm(layer, scale)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    moved = weight_norm(nn.Conv2d(4, 6, 3), scale).to(memory_format=torch.channels_last)
+    assert moved.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_wrapping_twice_is_refused():
+    layer = weight_norm(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"Linear.weight is parametrized already; call torch"):
+        weight_norm(layer)
+    with pytest.raises(ValueError, match="parametrized already"):
+        weight_norm(parametrizations.spectral_norm(nn.Linear(2, 2)))
+
+
+def test_refused_layers_stay_as_they_were():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r'^scale is "linear" or "exp", not \'log\'$'):
+        weight_norm(layer, "log")
+    assert not parametrize.is_parametrized(layer)
+
+
+@pytest.mark.parametrize("lazy", [lambda: nn.LazyLinear(3), lambda: nn.LazyConv2d(3, 3)])
+def test_lazy_layers_are_refused(lazy):
+    with pytest.raises(TypeError, match=r"^Lazy\w+ has no shape yet; run it once on an input"):
+        weight_norm(lazy())
+    layer = nn.LazyLinear(3)
+    layer(torch.randn(2, 5))
+    assert weight_norm(layer).weight.shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.ReLU(), nn.Sequential(nn.Linear(2, 2)), nn.LayerNorm(3, elementwise_affine=False)]
+)
+def test_modules_without_weight_are_refused(module):
+    with pytest.raises(TypeError, match=r"has no parameter named weight to normalize$"):
+        weight_norm(module)
+
+
+def test_one_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"^BatchNorm2d.weight has shape \(4,\); it needs two"):
+        weight_norm(nn.BatchNorm2d(4))
+
+
+def test_integer_weights_are_refused():
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int64), requires_grad=False)
+    with pytest.raises(TypeError, match=r"^Linear.weight is torch.int64; weight_norm needs float"):
+        weight_norm(layer)
+
+
+# --- weight_norm and the rest of PyTorch
+
+
+@every_layer
+@every_scale
+def test_removing_leaves_the_weight(kind, scale):
+    layer = weight_norm(make(kind), scale)
+    shuffle_g(layer)
+    x = inputs_of(layer)
+    expected = layer(*x)
+    parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is type(make(kind))
+    assert isinstance(layer.weight, nn.Parameter)
+    assert torch.equal(layer(*x), expected)
+
+
+def test_weight_can_be_assigned():
+    layer = weight_norm(nn.Linear(4, 3), "exp")
+    weight = torch.randn(3, 4)
+    layer.weight = weight
+    torch.testing.assert_close(layer.weight, weight)
+
+
+def test_deepcopy_is_independent():
+    layer = weight_norm(nn.Linear(4, 3))
+    twin = copy.deepcopy(layer)
+    before = layer.weight.clone()
+    shuffle_g(twin)
+    assert torch.equal(layer.weight, before)
+    assert not torch.equal(twin.weight, before)
+
+
+def test_functional_call_takes_other_g_and_v():
+    layer, other = weight_norm(nn.Linear(4, 3)), weight_norm(nn.Linear(4, 3))
+    x = torch.randn(2, 4)
+    out = functional_call(layer, dict(other.named_parameters()), x)
+    assert torch.equal(out, other(x))
+    grads = torch.func.grad(lambda p: functional_call(layer, p, x).sum())(
+        dict(layer.named_parameters())
+    )
+    layer(x).sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad)
+
+
+def test_meta_device_costs_no_memory():
+    layer = weight_norm(nn.Conv2d(3, 8, 3, device="meta"))
+    assert layer(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 8, 6, 6)
+    real = weight_norm(nn.Conv2d(3, 8, 3))
+    layer.to_empty(device="cpu").load_state_dict(real.state_dict())
+    assert torch.equal(layer.weight, real.weight)
+
+
+@every_scale
+def test_compiles_whole(scale):
+    torch.compiler.reset()
+    model = nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3), scale), MeanOnlyBatchNorm(4))
+    twin = copy.deepcopy(model)
+    x = torch.randn(2, 3, 5, 5)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for training in (True, False):
+        model.train(training)
+        twin.train(training)
+        torch.testing.assert_close(compiled(x), model(x))
+    model.train()
+    twin.train()
+    for call in (model, compiled):
+        call(x).square().sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad)
+    torch.testing.assert_close(twin[1].running_mean, model[1].running_mean)
+
+
+def test_optimizers_train_g_and_v():
+    layer = weight_norm(nn.Linear(4, 3))
+    before = [o.clone() for o in originals(layer)]
+    layer(torch.randn(2, 4)).square().sum().backward()
+    torch.optim.Adam(layer.parameters()).step()
+    assert all(not torch.equal(o, b) for o, b in zip(originals(layer), before, strict=True))
+
+
+def test_ddp_steps(tmp_path):
+    dist.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(weight_norm(nn.Linear(4, 3)), MeanOnlyBatchNorm(3))
+        twin = copy.deepcopy(model)
+        x = torch.randn(5, 4)
+        DistributedDataParallel(model, find_unused_parameters=False)(x).square().sum().backward()
+        twin(x).square().sum().backward()
+    finally:
+        dist.destroy_process_group()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+# --- mean-only batch normalization
+
+SHAPES = [(6, 3), (5, 3, 4), (4, 3, 2, 5), (2, 3, 2, 2, 3)]
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=len)
+
+
+def mobn(channels=3, **options):
+    layer = MeanOnlyBatchNorm(channels, **options)
+    with torch.no_grad():
+        layer.bias.copy_(torch.randn(channels))
+        layer.running_mean.copy_(torch.randn(channels))
+    return layer
+
+
+def over(array):
+    """Mean over all but the channels, shaped to broadcast."""
+    return array.mean(tuple(a for a in range(array.ndim) if a != 1), keepdims=True)
+
+
+@every_shape
+def test_mobn_centres_as_eq_7(shape):
+    layer = mobn()
+    t = torch.randn(shape, dtype=torch.float64) + 3
+    b = layer.bias.detach().double().numpy().reshape(1, 3, *[1] * (len(shape) - 2))
+    old = layer.running_mean.double().numpy().copy()
+    expected = t.numpy() - over(t.numpy()) + b
+    np.testing.assert_allclose(layer(t).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+    running = 0.9 * old + 0.1 * over(t.numpy()).ravel()
+    np.testing.assert_allclose(layer.running_mean.numpy(), running, rtol=1e-5)
+    layer.eval()
+    expected = t.numpy() - layer.running_mean.numpy().reshape(b.shape) + b
+    np.testing.assert_allclose(layer(t).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(layer.running_mean.numpy(), running, rtol=1e-5)
+
+
+@every_shape
+def test_mobn_gradient_is_centred_as_eq_7(shape):
+    layer = mobn().double()
+    t = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    upstream = np.random.default_rng(0).normal(size=shape)
+    layer(t).backward(torch.from_numpy(upstream))
+    np.testing.assert_allclose(t.grad.numpy(), upstream - over(upstream), rtol=1e-12, atol=1e-14)
+    axes = tuple(a for a in range(len(shape)) if a != 1)
+    np.testing.assert_allclose(layer.bias.grad.numpy(), upstream.sum(axes), rtol=1e-12)
+    t.grad = None
+    layer.eval()(t).backward(torch.from_numpy(upstream))
+    np.testing.assert_allclose(t.grad.numpy(), upstream, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3, 2, 2), (2, 2, 1, 3), (2, 2, 1, 2, 1)], ids=len)
+@pytest.mark.parametrize("training", [True, False])
+def test_mobn_gradcheck(shape, training):
+    layer = mobn(2, decay=1.0).double().train(training)  # decay 1: the same function at every call
+    t = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    bias = layer.bias.detach().clone().requires_grad_()
+
+    def f(t, bias):
+        return functional_call(layer, {"bias": bias}, (t,))
+
+    assert gradcheck(f, (t, bias))
+    assert gradgradcheck(f, (t, bias))
+
+
+@every_shape
+def test_mobn_is_batch_norm_with_variance_one(shape):
+    layer = mobn(4)
+    t = torch.randn(shape[0], 4, *shape[2:])
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[t.ndim]
+    norm = kind(4, eps=1e-9, momentum=0.1)
+    norm.load_state_dict(
+        {"bias": layer.bias, "running_mean": layer.running_mean}
+        | {"weight": torch.ones(4), "running_var": torch.ones(4)}
+        | {"num_batches_tracked": torch.tensor(0)}
+    )
+    # Training: batch norm with γ = σ undoes its own division.
+    axes = [d for d in range(t.ndim) if d != 1]
+    with torch.no_grad():
+        norm.weight.copy_(t.std(axes, correction=0))
+    torch.testing.assert_close(layer(t), norm(t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.running_mean, norm.running_mean)
+    with torch.no_grad():
+        norm.weight.fill_(1)
+        norm.running_var.fill_(1)
+    torch.testing.assert_close(layer.eval()(t), norm.eval()(t))
+
+
+@laws
+@given(
+    arrays(np.float64, st.sampled_from(SHAPES), elements=finite),
+    arrays(np.float64, 3, elements=finite),
+)
+def test_mobn_output_mean_is_b(t, b):
+    layer = MeanOnlyBatchNorm(3).double()
+    with torch.no_grad():
+        layer.bias.copy_(torch.from_numpy(b))
+    out = layer(torch.from_numpy(t)).detach().numpy()
+    np.testing.assert_allclose(over(out).ravel(), b, atol=1e-12)
+    axes = tuple(a for a in range(t.ndim) if a != 1)
+    np.testing.assert_allclose(out.std(axes), t.std(axes), atol=1e-12)  # never scaled
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_mobn_takes_means_in_fp32(dtype):
+    layer = MeanOnlyBatchNorm(2, decay=0.0)
+    t = (torch.randn(4096, 2) + 8).to(dtype)  # a running sum in half precision would stall
+    out = layer(t)
+    assert out.dtype == dtype
+    assert layer.running_mean.dtype == torch.float32
+    torch.testing.assert_close(layer.running_mean.double(), t.double().mean(0), rtol=1e-5, atol=0)
+    assert layer.eval()(t).dtype == dtype
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mobn_keeps_channels_last(training):
+    t = torch.randn(2, 4, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    out = mobn(4).train(training)(t)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    out.square().sum().backward()
+    assert t.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mobn_decay_is_of_the_old_mean():
+    t = torch.randn(8, 2)
+    for decay in (0.0, 0.25, 1.0):
+        layer = MeanOnlyBatchNorm(2, decay)
+        layer(t)
+        torch.testing.assert_close(layer.running_mean, (1 - decay) * t.mean(0))
+
+
+@pytest.mark.parametrize(
+    "shape", [(3,), (2, 4), (2, 4, 3), (1, 3, 1, 1, 1, 1)], ids=lambda s: "x".join(map(str, s))
+)
+def test_mobn_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"^MeanOnlyBatchNorm\(3\) takes \(N, 3, ...\) of two"):
+        MeanOnlyBatchNorm(3)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.1, float("nan")])
+def test_mobn_refuses_other_decays(decay):
+    with pytest.raises(ValueError, match=r"^decay lies in \[0, 1\]"):
+        MeanOnlyBatchNorm(3, decay)
+
+
+def test_mobn_shows_its_settings():
+    assert repr(MeanOnlyBatchNorm(3)) == "MeanOnlyBatchNorm(3, decay=0.9)"
+
+
+# --- the five configurations
+
+
+def test_norms_have_their_order_and_their_labels():
+    assert list(map(str, Norm)) == ["none", "wn", "mobn", "bn", "wn_mobn"]
+    assert len({norm.label for norm in Norm}) == 5
+    assert [str(n) for n in Norm if n.weight_normalized] == ["wn", "wn_mobn"]
+    assert [str(n) for n in Norm if n.mean_only] == ["mobn", "wn_mobn"]
+    with pytest.raises(ValueError, match="'ln' is not a valid Norm"):
+        Norm("ln")
