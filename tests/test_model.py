@@ -1,0 +1,355 @@
+"""ConvPool-CNN-C: its parts, its shapes, its counts, and its gradients."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm
+from wnlib.model import Dropout, GaussianNoise, GlobalAvgPool, UniformNoise, block
+
+every_norm = pytest.mark.parametrize("norm", list(Norm))
+every_noise = pytest.mark.parametrize("kind", [GaussianNoise, UniformNoise])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(2)
+
+
+def layers_of(model):
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+# --- input noise and dropout
+
+
+@every_noise
+@pytest.mark.parametrize("sigma", [0.15, 2.0])
+def test_noise_has_mean_zero_and_its_sigma(kind, sigma):
+    x = torch.full((8, 3, 64, 64), 0.25)
+    noise = kind(sigma)(x) - x
+    n = noise.numel()
+    assert abs(noise.mean()) < 5 * sigma / n**0.5
+    assert abs(noise.std() / sigma - 1) < 5 / n**0.5
+    assert noise.unique().numel() > 0.5 * n  # every pixel has its own
+
+
+def test_uniform_noise_is_bounded_and_flat():
+    noise = UniformNoise(1.0)(torch.zeros(100_000))
+    assert noise.abs().max() <= 3**0.5
+    assert noise.abs().max() > 3**0.5 * 0.999
+    counts = noise.histc(10, -(3**0.5), 3**0.5)
+    assert (counts - 10_000).abs().max() < 5 * 10_000**0.5
+
+
+def test_gaussian_noise_is_gaussian():
+    noise = GaussianNoise(1.0)(torch.zeros(100_000))
+    inside = (noise.abs()[:, None] < torch.tensor([1.0, 2.0, 3.0])).float().mean(0)
+    torch.testing.assert_close(inside, torch.tensor([0.6827, 0.9545, 0.9973]), rtol=0, atol=0.006)
+
+
+@every_noise
+def test_noise_is_off_in_evaluation_and_at_sigma_zero(kind):
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(kind(0.5).eval()(x), x)
+    state = torch.get_rng_state()
+    assert torch.equal(kind(0.0)(x), x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_noise
+def test_noise_passes_the_gradient_and_leaves_its_input(kind):
+    x = torch.randn(2, 3, requires_grad=True)
+    before = x.detach().clone()
+    kind(0.5)(x).sum().backward()
+    assert torch.equal(x, before)
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "slice": lambda x: x[:, :, ::2],
+    "expanded": lambda x: x[:1].expand(4, -1, -1, -1),
+    "transposed": lambda x: x.transpose(1, 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("part", [GaussianNoise, UniformNoise, Dropout])
+def test_random_parts_take_any_layout(part, layout):
+    x = LAYOUTS[layout](torch.ones(4, 5, 6, 7))
+    out = part(0.5)(x)
+    assert out.shape == x.shape
+    assert out.stride() == torch.empty_like(x).stride()
+    if part is Dropout:
+        assert set(out.unique().tolist()) == {0.0, 2.0}
+    else:
+        assert out.unique().numel() == x.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("part", [GaussianNoise, UniformNoise, Dropout])
+def test_random_parts_keep_the_type(part, dtype):
+    out = part(0.5)(torch.ones(3, 5, dtype=dtype))
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+
+
+def test_dropout_doubles_half_of_the_units():
+    n = 1_000_003  # no multiple of the eight bytes of a word
+    x = torch.randn(n)
+    out = Dropout(0.5)(x)
+    kept = out != 0
+    assert torch.equal(out[kept], 2 * x[kept])
+    assert abs(kept.sum() - n / 2) < 5 * (n / 4) ** 0.5
+    # The bytes of a word are independent: equal neighbours are as frequent as unequal ones.
+    for lag in (1, 4, 8):
+        equal = (kept[lag:] == kept[:-lag]).sum()
+        assert abs(equal - (n - lag) / 2) < 5 * (n / 4) ** 0.5
+
+
+def test_dropout_gradient_is_its_mask():
+    x = torch.ones(1000, requires_grad=True)
+    out = Dropout(0.5)(x)
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_other_dropouts_are_torchs(p):
+    x = torch.randn(1000)
+    state = torch.get_rng_state()
+    expected = F.dropout(x, p)
+    torch.set_rng_state(state)
+    assert torch.equal(Dropout(p)(x), expected)
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+
+
+def test_gap_is_the_mean_of_the_pixels():
+    x = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(GlobalAvgPool()(x), F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def test_parts_show_their_settings():
+    assert repr(GaussianNoise(0.1)) == "GaussianNoise(sigma=0.1)"
+    assert repr(UniformNoise()) == "UniformNoise(sigma=0.15)"
+
+
+# --- one block
+
+
+@every_norm
+@pytest.mark.parametrize("layer", [lambda: nn.Conv2d(3, 8, 3), lambda: nn.Linear(3, 8)])
+def test_block_has_the_parts_of_its_configuration(norm, layer):
+    parts = block(layer(), norm, bn_eps=1e-4)
+    wrapped = parametrize.is_parametrized(parts.layer, "weight")
+    assert wrapped == (norm in (Norm.WN, Norm.WN_MOBN))
+    assert (parts.layer.bias is not None) == (norm in (Norm.NONE, Norm.WN))
+    kind = {
+        Norm.NONE: type(None),
+        Norm.WN: type(None),
+        Norm.MOBN: MeanOnlyBatchNorm,
+        Norm.BN: nn.BatchNorm2d if isinstance(parts.layer, nn.Conv2d) else nn.BatchNorm1d,
+        Norm.WN_MOBN: MeanOnlyBatchNorm,
+    }[norm]
+    assert type(getattr(parts, "norm", None)) is kind
+    assert parts.act.negative_slope == 0.1
+    assert [name for name, _ in block(layer(), norm, slope=None).named_children()][-1] != "act"
+
+
+def test_block_starts_small_and_unbiased():
+    layer = block(nn.Conv2d(64, 64, 3), Norm.NONE).layer
+    n = layer.weight.numel()
+    assert abs(layer.weight.mean()) < 5 * 0.05 / n**0.5
+    assert abs(layer.weight.std() / 0.05 - 1) < 5 / (2 * n) ** 0.5
+    assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Conv2d(3, 8, 3), lambda: nn.Linear(3, 8)])
+def test_bn_block_is_torchs_batch_norm(layer):
+    ours = block(layer(), Norm.BN, bn_eps=1e-3, slope=0.2)
+    norm = ours.norm
+    assert (norm.eps, norm.momentum, norm.affine, norm.track_running_stats) == (
+        1e-3,
+        0.1,
+        True,
+        True,
+    )
+    x = torch.randn((6, 3, 5, 5) if isinstance(ours.layer, nn.Conv2d) else (6, 3))
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    t = ours.layer(x)
+    expected = F.leaky_relu(F.batch_norm(t, mean, var, training=True, momentum=0.1, eps=1e-3), 0.2)
+    torch.testing.assert_close(ours(x), expected)
+    torch.testing.assert_close((norm.running_mean, norm.running_var), (mean, var))
+    dims = [0, *range(2, t.ndim)]  # the biased variance normalizes
+    hat = (t - t.mean(dims, keepdim=True)) / (t.var(dims, correction=0, keepdim=True) + 1e-3).sqrt()
+    torch.testing.assert_close(ours(x), F.leaky_relu(hat, 0.2), rtol=1e-4, atol=1e-5)
+
+
+# --- the network
+
+
+def shapes(w, classes=10):
+    """Output shapes of the layers, from the paper's Section 5.1 and the report's Section J."""
+    one, two = [(w, 32, 32)] * 3, [(2 * w, 16, 16)] * 3
+    return one + two + [(2 * w, 6, 6)] * 3 + [(classes,)]
+
+
+@every_norm
+@pytest.mark.parametrize("width", [1, 4, 7])
+def test_shapes_are_the_papers(norm, width):
+    model = ConvPoolCNNC(norm, width).eval()
+    seen = []
+    for layer in layers_of(model):
+        layer.register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[1:])))
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert seen == shapes(width)
+
+
+def test_defaults_are_the_papers():
+    model = ConvPoolCNNC()
+    assert model.norm is Norm.WN
+    convs, dense = layers_of(model)[:-1], layers_of(model)[-1]
+    assert [c.out_channels for c in convs] == [96] * 3 + [192] * 6
+    assert [c.kernel_size[0] for c in convs] == [3] * 7 + [1] * 2
+    assert [c.padding[0] for c in convs] == [1] * 6 + [0] * 3
+    assert (dense.in_features, dense.out_features) == (192, 10)
+    three = ["Sequential"] * 3
+    assert [type(m).__name__ for m in model] == [
+        *("GaussianNoise", *three, "MaxPool2d", "Dropout", *three, "MaxPool2d", "Dropout"),
+        *(*three, "GlobalAvgPool", "Sequential"),
+    ]
+    assert (model.noise.sigma, model.drop1.p, model.drop2.p, model.pool1.kernel_size) == (
+        0.15, 0.5, 0.5, 2,
+    )  # fmt: skip
+
+
+@every_norm
+@pytest.mark.parametrize("width", [1, 8, 24, 96])
+def test_parameters_are_counted_in_closed_form(norm, width):
+    w = width
+    weights = 27 * w + 18 * w**2 + 18 * w**2 + 2 * 36 * w**2 + 36 * w**2 + 8 * w**2 + 20 * w
+    units = 3 * w + 6 * 2 * w + 10
+    per_unit = {Norm.NONE: 1, Norm.WN: 2, Norm.MOBN: 1, Norm.BN: 2, Norm.WN_MOBN: 2}[norm]
+    model = ConvPoolCNNC(norm, width)
+    assert sum(p.numel() for p in model.parameters()) == weights + per_unit * units
+    running = {Norm.MOBN: 1, Norm.WN_MOBN: 1, Norm.BN: 2}.get(norm, 0)
+    counters = 10 if norm is Norm.BN else 0
+    assert sum(b.numel() for b in model.buffers()) == running * units + counters
+
+
+@every_norm
+@pytest.mark.parametrize("scale", ["linear", "exp"])
+def test_every_parameter_gets_a_gradient(norm, scale):
+    model = ConvPoolCNNC(norm, 4, scale=scale)
+    F.cross_entropy(model(torch.randn(8, 3, 32, 32)), torch.arange(8)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@every_norm
+def test_options_reach_their_parts(norm):
+    noise = UniformNoise(0.3)
+    model = ConvPoolCNNC(
+        str(norm), 3, noise=noise, dropout=0.25, slope=0.3, bn_eps=1e-3, scale="exp", classes=7
+    )
+    assert model.norm is norm
+    assert model.noise is noise
+    assert (model.drop1.p, model.drop2.p) == (0.25, 0.25)
+    acts = [m for m in model.modules() if isinstance(m, nn.LeakyReLU)]
+    assert [a.negative_slope for a in acts] == [0.3] * 9  # none after the dense layer
+    assert all(m.eps == 1e-3 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert model.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+    if norm.weight_normalized:
+        assert all(m.parametrizations.weight[0].exp for m in layers_of(model))
+
+
+@every_norm
+def test_forward_is_the_plain_network(norm):
+    """The same function, written with torch.nn.functional alone."""
+    model = ConvPoolCNNC(norm, 4).eval()
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5).mul_(torch.randn(tensor.shape).sign())
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
+                m.running_var.abs_()
+
+    state = model.state_dict()
+
+    def layer(name, x, padding=0, slope=0.1):
+        s = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        if norm.weight_normalized:
+            g = s["layer.parametrizations.weight.original0"]
+            v = s["layer.parametrizations.weight.original1"]
+            w = g * v / v.flatten(1).norm(dim=1).view(g.shape)
+        else:
+            w = s["layer.weight"]
+        t = F.conv2d(x, w, padding=padding) if w.ndim == 4 else x @ w.T
+
+        def channel(key):
+            return s[key].view(-1, *[1] * (t.ndim - 2))
+
+        if "layer.bias" in s:
+            t = t + channel("layer.bias")
+        elif norm is Norm.BN:
+            t = (t - channel("norm.running_mean")) / (channel("norm.running_var") + 1e-6).sqrt()
+            t = t * channel("norm.weight") + channel("norm.bias")
+        else:
+            t = t - channel("norm.running_mean") + channel("norm.bias")
+        return torch.where(t > 0, t, slope * t)
+
+    x = images = torch.randn(2, 3, 32, 32)
+    for i in (1, 2, 3):
+        x = layer(f"conv{i}", x, 1)
+    x = F.max_pool2d(x, 2)
+    for i in (4, 5, 6):
+        x = layer(f"conv{i}", x, 1)
+    x = F.max_pool2d(x, 2)
+    for i in (7, 8, 9):
+        x = layer(f"conv{i}", x)
+    expected = layer("dense", x.mean((2, 3)), slope=1)
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@every_norm
+def test_memory_format_changes_nothing(norm):
+    model = ConvPoolCNNC(norm, 4).eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    model.to(memory_format=torch.channels_last)
+    out = model(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_trains_alone():
+    model = ConvPoolCNNC("wn_mobn", 2)
+    before = copy.deepcopy(model.state_dict())
+    twin = copy.deepcopy(model)
+    twin(torch.randn(4, 3, 32, 32)).sum().backward()
+    torch.optim.SGD(twin.parameters(), 1.0).step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "layer"}, "'layer' is not a valid Norm"),
+        ({"width": 0}, r"^width is at least 1, not 0$"),
+        ({"dropout": 1.0}, r"^dropout lies in \[0, 1\), not 1.0$"),
+        ({"dropout": -0.1}, r"^dropout lies in \[0, 1\), not -0.1$"),
+        ({"scale": "log"}, r'^scale is "linear" or "exp"'),
+    ],
+)
+def test_impossible_networks_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ConvPoolCNNC(**options)
