@@ -3,6 +3,9 @@
 Equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/1602.07868.
 """
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -42,7 +45,7 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
         raise ValueError(
             f"image {int(bad.nonzero()[0])} of the minibatch has NaN or infinite values"
         )
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {name: value.clone() for name, value in _tensors(model)}
     training = {module: module.training for module in model.modules()}
     momentum = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
     decay = {m: m.decay for m in model.modules() if isinstance(m, MeanOnlyBatchNorm)}
@@ -55,7 +58,8 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
             norm.decay = 0.0
         model(images)
     except BaseException:
-        model.load_state_dict(before)
+        for name, value in _tensors(model):
+            value.copy_(before[name])
         raise
     finally:
         hooks.remove()
@@ -65,6 +69,11 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
             norm.decay = value
         for module, value in training.items():
             module.training = value
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, those too that `state_dict` leaves out."""
+    return chain(model.named_parameters(), model.named_buffers())
 
 
 class _InitHooks:
@@ -129,9 +138,9 @@ class _InitHooks:
         """The tensor that carries a layer's scale: g or s, or the weight itself."""
         if not parametrize.is_parametrized(layer, "weight"):
             return layer.weight
-        chain = layer.parametrizations.weight
-        if len(chain) == 1 and isinstance(chain[0], WeightNorm | TorchWeightNorm):
-            return chain.original0
+        steps = layer.parametrizations.weight
+        if len(steps) == 1 and isinstance(steps[0], WeightNorm | TorchWeightNorm):
+            return steps.original0
         raise TypeError(f"{name}: the weight has a parametrization other than weight normalization")
 
     @staticmethod
