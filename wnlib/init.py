@@ -5,6 +5,7 @@ Equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/16
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,15 +77,23 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return chain(model.named_parameters(), model.named_buffers())
 
 
+class _Last(NamedTuple):
+    """The layer that ran last. A norm knows that it follows by the tensor that it is handed."""
+
+    layer: nn.Module
+    out: Tensor  # as given on
+    version: int  # of out: an activation may work in place
+    t: Tensor  # as it was
+    before: list[tuple[Tensor, Tensor]]  # parameters and the values they had
+
+
 class _InitHooks:
     """The forward hooks behind `data_dependent_init`."""
 
     def __init__(self, model: nn.Module) -> None:
         self.names = {module: name or "the model" for name, module in model.named_modules()}
         self.seen: set[nn.Module] = set()
-        # The last layer's output as given on, as it was, and the parameters it had: batch norm and
-        # mean-only BN recognize their layer by the tensor that they are handed.
-        self.last: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None
+        self.last: _Last | None = None
         self.handles = []
         for module in model.modules():
             if isinstance(module, nn.Linear | _ConvNd):
@@ -118,20 +127,27 @@ class _InitHooks:
             out = ((t - mean) / std).to(t.dtype)
         else:  # nothing to centre with: mean-only BN follows, or nobody
             out = (t / std).to(t.dtype)
-        self.last = (out, t, before)
+        # Norms look at dimension 1: they follow no linear layer with its units elsewhere.
+        self.last = _Last(layer, out, out._version, t, before) if channel == 1 else None
         return out
 
     def before_norm(self, norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        last = self.last
+        x = inputs[0]
+        follows = last is not None and x is last.out and x._version == last.version
         if isinstance(norm, MeanOnlyBatchNorm):
             norm.bias.zero_()
-            return None
+            if not follows or last.layer.bias is None:
+                return None
+            uncentred = x - last.layer.bias.view(-1, *[1] * (x.ndim - 2))
+            last.layer.bias.zero_()
+            return (uncentred,)
         norm.reset_parameters()
-        if self.last is None or inputs[0] is not self.last[0]:
+        if not follows:
             return None
-        _, t, before = self.last  # batch norm scales by itself: put the layer back
-        for parameter, value in before:
+        for parameter, value in last.before:  # batch norm scales by itself: put the layer back
             parameter.copy_(value)
-        return (t,)
+        return (last.t,)
 
     @staticmethod
     def _scale(layer: nn.Module, name: str) -> Tensor:
