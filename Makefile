@@ -1,0 +1,63 @@
+# Two commands do everything: `make book` to read, `make test` to check. The others, in one line each: `make help`.
+
+PORT ?= 8000
+WIDTH ?= 24
+EPOCHS ?= 20
+RECIPE ?= paper
+OUT ?= runs/width$(WIDTH)-$(RECIPE)-$(EPOCHS)
+NOTEBOOKS ?=
+
+export PYTHON
+VENV := .venv/bin
+SITE := _build/html/.built
+PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book site test train execute lint clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## .venv with everything in requirements.txt; PYTHON=... names the Python it is made with
+	@sh tools/setup.sh
+
+book: site ## build the book; at a terminal, serve it on http://127.0.0.1:8000 (PORT=...)
+	@$(VENV)/python tools/serve.py _build/html --port '$(PORT)'
+
+site: $(SITE) ## only build the book, strictly, into _build/html
+
+# A failed build leaves pages that a second one would take as read, without their warnings: they go.
+$(SITE): _config.yml _toc.yml $(PAGES) | setup
+	@echo "Building the book, about half a minute"
+	@mkdir -p _build && rm -f $@
+	@$(VENV)/jupyter-book build . -n -W --keep-going > _build/site.log 2>&1 || { \
+	  grep -E 'WARNING|ERROR' _build/site.log >&2 || tail -n 20 _build/site.log >&2; \
+	  echo "The book was not built, for the reasons above; the whole log is _build/site.log" >&2; \
+	  rm -rf _build/.doctrees; exit 1; }
+	@touch $@
+
+test: setup ## every test, then every notebook against its stored outputs
+	@status=0; \
+	$(VENV)/python -m pytest || status=1; \
+	$(VENV)/python -m pytest --nbval book || status=1; \
+	exit $$status
+
+train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|report, OUT)
+	@$(VENV)/python -m wnlib compare --full --recipe '$(RECIPE)' --width '$(WIDTH)' \
+	  --epochs '$(EPOCHS)' --out '$(OUT)'
+
+execute: setup ## run every notebook again, in place (NOTEBOOKS="book/a.ipynb ..." for some)
+	@$(VENV)/python tools/execute.py $(NOTEBOOKS)
+
+lint: setup ## formatting and lint, notebooks included
+	@status=0; \
+	$(VENV)/ruff format --check --quiet . || { status=1; echo "to format: .venv/bin/ruff format" >&2; }; \
+	$(VENV)/ruff check --quiet . || status=1; \
+	exit $$status
+
+clean: ## remove what was built; .venv and runs stay
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis .coverage
+	@find wnlib tools tests book -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv, too
+	@rm -rf .venv wnlib.egg-info

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Make .venv with everything in requirements.txt and the package itself. Where that is done, do nothing.
+set -eu
+
+tested="3.11, 3.12 or 3.13"
+finished=.venv/installed # says for what: written last, so that half an installation never counts
+begun=.venv/installing   # there from the first step of a new .venv to the last
+
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+
+runs() { "$1" -c '' >/dev/null 2>&1; }
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+  old=
+  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.13 python3.12 python3.11; fi
+  for name in "$@"; do
+    runs "$name" || continue
+    new_enough "$name" && python=$name && return
+    old=${old:-$name}
+  done
+  hint="install Python $tested, or name one: make PYTHON=/path/to/python3"
+  [ -z "$old" ] || fail "Python $(version "$old") ($old) is too old: $hint"
+  [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON does not run: $hint"
+  fail "No Python found: $hint"
+}
+
+# PyTorch for Linux brings NVIDIA's libraries with it.
+needed_gb() { if [ "$(uname)" = Linux ]; then echo 7; else echo 3; fi; }
+
+check_disk() {
+  free_kb=$(df -Pk . | sed -n 's/.* \([0-9][0-9]*\) *[0-9]*% .*/\1/p' | tail -n 1)
+  [ "${free_kb:-999999999}" -ge $(($(needed_gb) * 1000000)) ] ||
+    fail "The disk is nearly full: about $(needed_gb) GB are needed here, $((free_kb / 1000000)).$((free_kb / 100000 % 10)) GB are free; make room and try again"
+}
+
+install() {
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" >>.venv/pip.log 2>&1 && return
+  { grep -iE '^ *(error|fatal)' .venv/pip.log || cat .venv/pip.log; } | tail -n 3 >&2
+  if grep -qi 'no space left' .venv/pip.log; then
+    fail "The disk is full: about $(needed_gb) GB are needed, and 3 more in ${TMPDIR:-/tmp} meanwhile; make room and try again"
+  elif grep -qiE 'retrying|connection|resolv|timed out|no matching distribution' .venv/pip.log; then
+    fail "pip could not fetch a package: check the network (and proxy), then try again"
+  fi
+  fail "pip failed for the reason above; the whole log is .venv/pip.log"
+}
+
+key="$PWD $(cat requirements.txt pyproject.toml | cksum)"
+if [ -x .venv/bin/python ] && [ -n "${PYTHON:-}" ]; then
+  find_python
+  [ "$(version "$python")" = "$(version .venv/bin/python)" ] ||
+    fail ".venv was made with Python $(version .venv/bin/python), not $(version "$python"): run 'make distclean' first"
+fi
+if [ -x .venv/bin/python ] && [ "$(cat "$finished" 2>/dev/null)" = "$key" ]; then
+  exit 0
+fi
+
+if [ -e "$begun" ] || ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+  find_python
+  "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    fail "Python $(version "$python") ($python) cannot make a virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
+  check_disk
+  echo "Installing PyTorch, Jupyter Book and the rest into .venv with Python $(version "$python"): 2 to 10 minutes, once"
+  rm -rf .venv
+  mkdir .venv
+  touch "$begun"
+  "$python" -m venv .venv >&2 || fail "The virtual environment could not be made, for the reason above"
+else
+  echo "Bringing .venv up to date: seconds to minutes"
+fi
+: >.venv/pip.log
+install -r requirements.txt
+install --no-deps --no-build-isolation -e .
+rm -f "$begun"
+echo "$key" >"$finished"
