@@ -143,12 +143,12 @@ def _records(blob: bytes) -> tuple[Tensor, Tensor]:
 
 
 def _from_cache(root: Path) -> dict[str, bytes]:
-    missing = [name for name in MD5 if not (root / name).is_file()]
-    if len(missing) == len(MD5):
-        raise DataError("empty")
-    if missing:
-        raise DataError(f"{', '.join(missing)} missing")
     try:
+        missing = [name for name in MD5 if not (root / name).is_file()]
+        if len(missing) == len(MD5):
+            raise DataError("empty")
+        if missing:
+            raise DataError(f"{', '.join(missing)} missing")
         return {name: (root / name).read_bytes() for name in MD5}
     except OSError as error:
         raise DataError(f"cannot be read: {error}") from None
