@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from urllib.error import URLError
@@ -165,7 +166,7 @@ def _from_archive(root: Path) -> dict[str, bytes]:
         download_url(ARCHIVE, str(root), name, ARCHIVE_MD5)
         with tarfile.open(root / name) as archive:
             return {b: _member(archive, f"cifar-10-batches-bin/{b}") for b in MD5}
-    except (URLError, OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+    except (URLError, HTTPException, OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         raise DataError(str(error) or type(error).__name__) from None
     finally:
         socket.setdefaulttimeout(timeout)
