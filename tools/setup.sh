@@ -33,7 +33,7 @@ find_python() {
 needed_gb() { if [ "$(uname)" = Linux ]; then echo 7; else echo 3; fi; }
 
 check_disk() {
-  free_kb=$(df -Pk . | sed -n 's/.* \([0-9][0-9]*\) *[0-9]*% .*/\1/p' | tail -n 1)
+  free_kb=$(df -Pk . | sed -n 's/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p' | tail -n 1)
   [ "${free_kb:-999999999}" -ge $(($(needed_gb) * 1000000)) ] ||
     fail "The disk is nearly full: about $(needed_gb) GB are needed here, $((free_kb / 1000000)).$((free_kb / 100000 % 10)) GB are free; make room and try again"
 }
