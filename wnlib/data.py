@@ -172,7 +172,7 @@ def _from_archive(root: Path) -> dict[str, bytes]:
     try:
         # Keeps a whole archive, starts a partial one again, checks the md5 sum, shows its progress.
         download_url(ARCHIVE, str(root), name, ARCHIVE_MD5)
-        with tarfile.open(root / name) as archive:
+        with tarfile.open(root / name, "r:gz") as archive:
             return {b: _member(archive, f"cifar-10-batches-bin/{b}") for b in MD5}
     except (URLError, HTTPException, OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         raise DataError(str(error) or type(error).__name__) from None
@@ -197,7 +197,7 @@ def _from_mirror(root: Path) -> dict[str, bytes]:
             if done.returncode or not packed:
                 lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
                 raise DataError(lines[0])
-            with tarfile.open(packed[0]) as archive:
+            with tarfile.open(packed[0], "r:gz") as archive:
                 return dict(_sheets(archive))
         except DAMAGED as error:
             raise DataError(str(error) or type(error).__name__) from None
