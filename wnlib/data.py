@@ -119,7 +119,7 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
             for batch, blob in batches.items():
                 _check(batch, blob)
         except DataError as error:
-            tried.append(f"  {name}: {error}")
+            tried.append(f"  {name}: {' '.join(str(error).split())}")
             continue
         if source is not _from_cache:
             _store(root, batches)
