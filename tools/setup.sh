@@ -29,8 +29,8 @@ find_python() {
   fail "No Python found: $hint"
 }
 
-# PyTorch for Linux brings NVIDIA's libraries with it.
-needed_gb() { if [ "$(uname)" = Linux ]; then echo 7; else echo 3; fi; }
+# PyTorch for Linux brings NVIDIA's libraries: 6 GB that stay, and 3 of archives until they are unpacked.
+needed_gb() { if [ "$(uname)" = Linux ]; then echo 9; else echo 3; fi; }
 
 check_disk() {
   free_kb=$(df -Pk . | sed -n 's/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p' | tail -n 1)
@@ -39,10 +39,13 @@ check_disk() {
 }
 
 install() {
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" >>.venv/pip.log 2>&1 && return
+  mkdir -p .venv/tmp # on the disk whose room was checked
+  TMPDIR=$PWD/.venv/tmp .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" \
+    >>.venv/pip.log 2>&1 && rm -rf .venv/tmp && return
+  rm -rf .venv/tmp
   { grep -iE '^ *(error|fatal)' .venv/pip.log || cat .venv/pip.log; } | tail -n 3 >&2
   if grep -qi 'no space left' .venv/pip.log; then
-    fail "The disk is full: about $(needed_gb) GB are needed, and 3 more in ${TMPDIR:-/tmp} meanwhile; make room and try again"
+    fail "The disk is full: about $(needed_gb) GB are needed, and 3 more for pip's cache; make room and try again"
   elif grep -qiE 'retrying|connection|resolv|timed out|no matching distribution' .venv/pip.log; then
     fail "pip could not fetch a package: check the network (and proxy), then try again"
   fi
