@@ -30,7 +30,7 @@ site: $(SITE) ## only build the book, strictly, into _build/html
 $(SITE): _config.yml _toc.yml $(PAGES) | setup
 	@echo "Building the book, about half a minute"
 	@mkdir -p _build && rm -f $@
-	@$(VENV)/jupyter-book build . -n -W --keep-going > _build/site.log 2>&1 || { \
+	@NO_COLOR=1 $(VENV)/jupyter-book build . -n -W --keep-going > _build/site.log 2>&1 || { \
 	  grep -E 'WARNING|ERROR' _build/site.log >&2 || tail -n 20 _build/site.log >&2; \
 	  echo "The book was not built, for the reasons above; the whole log is _build/site.log" >&2; \
 	  rm -rf _build/.doctrees; exit 1; }
