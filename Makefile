@@ -28,9 +28,11 @@ site: $(SITE) ## only build the book, strictly, into _build/html
 
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
 $(SITE): _config.yml _toc.yml $(PAGES) | setup
-	@echo "Building the book, about half a minute"
+	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
-	@NO_COLOR=1 $(VENV)/jupyter-book build . -n -W --keep-going > _build/site.log 2>&1 || { \
+	@$(VENV)/jupyter-book build . -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \
+	sed "s/$$(printf '\033')\[[0-9;]*m//g" _build/colored.log > _build/site.log; rm _build/colored.log; \
+	[ $$status = 0 ] || { \
 	  grep -E 'WARNING|ERROR' _build/site.log >&2 || tail -n 20 _build/site.log >&2; \
 	  echo "The book was not built, for the reasons above; the whole log is _build/site.log" >&2; \
 	  rm -rf _build/.doctrees; exit 1; }
