@@ -2,7 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Literal
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -74,17 +76,24 @@ class ZCA:
         path = cache_dir() / f"zca-{data.digest}.pt"
         shapes = [(3072,), (3072,), (3072, 3072)]
         try:
+            with ZipFile(path) as file:  # torch.load leaves the checksums alone
+                whole = file.testzip() is None
             parts = torch.load(path, weights_only=True)
-            if [tuple(part.shape) for part in parts] == shapes:
+            if whole and [tuple(part.shape) for part in parts] == shapes:
                 return cls(*parts, regularization)
         except Exception:  # missing or damaged, in any of the ways a file can be: fit again
             pass
         zca = cls.fit(symmetric(data.train_images), regularization)
+        content = BytesIO()
+        torch.save([zca.mean, zca.eigenvalues, zca.eigenvectors], content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}")
-            torch.save([zca.mean, zca.eigenvalues, zca.eigenvectors], partial)
-            partial.replace(path)
+            try:
+                partial.write_bytes(content.getvalue())
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         except OSError:  # a cache that cannot be written is done without
             pass
         return zca
