@@ -1,0 +1,230 @@
+"""Scaling and ZCA whitening in closed form, and the whitening's cache."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wnlib.inputs import ZCA, prepare, symmetric, unit
+
+laws = settings(max_examples=25, deadline=None, derandomize=True)
+BYTES = torch.arange(256, dtype=torch.uint8)
+
+
+def test_unit_and_symmetric_are_their_formulas():
+    x = np.arange(256)
+    np.testing.assert_allclose(unit(BYTES).numpy(), x / 255, rtol=1e-7)
+    np.testing.assert_array_equal(symmetric(BYTES).numpy(), (x - 127.5) / 128)
+    assert unit(BYTES).dtype == symmetric(BYTES).dtype == torch.float32
+    assert (unit(BYTES)[0], unit(BYTES)[-1]) == (0, 1)
+    assert (symmetric(BYTES).abs() < 1).all()
+    assert symmetric(BYTES).sum() == 0
+
+
+@pytest.fixture(scope="module")
+def crops(sample):
+    """6×6 crops of real images, more of them than they have dimensions."""
+    return symmetric(sample.train_images[:1000, :, 8:14, 8:14]).double()
+
+
+def covariance(images):
+    x = images.flatten(1).numpy()
+    return (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
+
+
+def test_whitened_images_have_identity_covariance(crops):
+    white = ZCA.fit(crops, 1e-12).whiten(crops)
+    assert white.shape == crops.shape
+    np.testing.assert_allclose(covariance(white), np.eye(108), atol=1e-6)
+    np.testing.assert_allclose(white.flatten(1).mean(0), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("regularization", [1e-5, 1e-2, 1.0])
+def test_whitening_is_the_released_codes(crops, regularization):
+    x = crops.flatten(1).numpy()
+    m = x.mean(0)
+    u, s, _ = np.linalg.svd((x - m).T @ (x - m) / len(x))
+    matrix = u @ np.diag(1 / np.sqrt(s + regularization)) @ u.T
+    zca = ZCA.fit(crops, regularization)
+    white = zca.whiten(crops)
+    np.testing.assert_allclose(white.flatten(1), (x - m) @ matrix, atol=1e-8)
+    shrunk = u @ np.diag(s / (s + regularization)) @ u.T
+    np.testing.assert_allclose(covariance(white), shrunk, atol=1e-8)
+
+
+def test_whitening_is_inverted(crops):
+    for regularization in (1e-5, 1e-2):
+        zca = ZCA.fit(crops, regularization)
+        torch.testing.assert_close(zca.unwhiten(zca.whiten(crops)), crops, rtol=0, atol=1e-9)
+
+
+def test_fp32_is_whitened_in_fp32(crops):
+    zca = ZCA.fit(crops.float())
+    white = zca.whiten(crops.float())
+    assert white.dtype == zca.mean.dtype == torch.float32
+    torch.testing.assert_close(white.double(), ZCA.fit(crops).whiten(crops), rtol=1e-2, atol=1e-2)
+
+
+def test_spectrum_is_ascending_and_not_negative():
+    x = torch.randn(5, 12)  # of rank 4
+    zca = ZCA.fit(x)
+    assert (zca.eigenvalues >= 0).all()
+    assert (zca.eigenvalues.diff() >= 0).all()
+    assert zca.whiten(x).isfinite().all()
+
+
+@laws
+@given(st.integers(0, 10_000), st.integers(1, 5), st.floats(0.1, 10), st.floats(-5, 5))
+def test_whitening_undoes_any_mixing(seed, dims, stretch, shift):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(60, dims, generator=generator, dtype=torch.float64) * stretch + shift
+    white = ZCA.fit(x, 1e-13).whiten(x)
+    np.testing.assert_allclose(covariance(white), np.eye(dims), atol=1e-6)
+
+
+# --- the sample's whitening and its cache
+
+
+@pytest.fixture(scope="module")
+def zca(sample):
+    """The sample's whitening, fitted at most once a session: it takes seconds."""
+    return ZCA.of(sample)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WNLIB_CACHE", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def fits(zca, monkeypatch):
+    """Count the fits, without their seconds."""
+    counted = []
+
+    def fit(x, regularization):
+        counted.append(x)
+        return dataclasses.replace(zca, regularization=regularization)
+
+    monkeypatch.setattr(ZCA, "fit", fit)
+    return counted
+
+
+def assert_same(one, other):
+    for field in dataclasses.fields(ZCA):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_sample_is_whitened(sample, zca):
+    x = symmetric(sample.train_images)
+    white = zca.whiten(x)
+    assert white.shape == (2000, 3, 32, 32)
+    # 2,000 images span 1,999 dimensions, each of variance s / (s + r); the trace adds them up.
+    expected = (zca.eigenvalues / (zca.eigenvalues + zca.regularization)).sum().item()
+    assert zca.regularization == 1e-2
+    trace = white.flatten(1).var(0, correction=0).sum().item()
+    assert abs(trace / expected - 1) < 1e-3
+    torch.testing.assert_close(zca.unwhiten(white[:50]), x[:50], rtol=0, atol=1e-3)
+
+
+def test_cached_is_the_fitted(sample, zca, cache, fits):
+    assert (cache / f"zca-{sample.digest}.pt").is_file()
+    assert_same(ZCA.of(sample), zca)
+    assert fits == []
+
+
+def test_first_use_fits_and_caches(sample, zca, own_cache, fits):
+    assert_same(ZCA.of(sample), zca)
+    assert torch.equal(fits[0], symmetric(sample.train_images))
+    assert [p.name for p in own_cache.iterdir()] == [f"zca-{sample.digest}.pt"]
+    assert_same(ZCA.of(sample), zca)
+    assert len(fits) == 1
+
+
+def cut(blob):
+    return blob[: len(blob) // 2]
+
+
+def flip(blob):
+    return blob[: len(blob) // 2] + bytes([blob[len(blob) // 2] ^ 1]) + blob[len(blob) // 2 + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, flip, lambda _: b"", lambda _: b"junk" * 100],
+    ids=["cut", "flip", "empty", "junk"],
+)
+def test_damaged_cache_is_fitted_again(sample, zca, own_cache, fits, damage):
+    ZCA.of(sample)
+    (path,) = own_cache.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert_same(ZCA.of(sample), zca)
+    assert len(fits) == 2
+    assert_same(ZCA.of(sample), zca)
+    assert len(fits) == 2
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("a cache file was executed",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.zeros(3), torch.zeros(3), torch.zeros(3, 3)],
+        [torch.zeros(3072)],
+        {"mean": torch.zeros(3072)},
+        7,
+        Evil(),
+    ],
+    ids=["small", "short", "dict", "number", "program"],
+)
+def test_other_content_is_fitted_again(sample, zca, own_cache, fits, content):
+    own_cache.mkdir()
+    torch.save(content, own_cache / f"zca-{sample.digest}.pt")
+    assert_same(ZCA.of(sample), zca)
+    assert len(fits) == 1
+
+
+def test_unwritable_cache_is_done_without(sample, zca, tmp_path, monkeypatch, fits):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("WNLIB_CACHE", str(tmp_path / "file"))
+    assert_same(ZCA.of(sample), zca)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_full_disk_is_done_without(sample, zca, own_cache, monkeypatch, fits):
+    from wnlib import inputs
+
+    own_cache.mkdir()
+    monkeypatch.setattr(inputs.os, "getpid", lambda: 1)
+    # No file can be opened under the name of the unfinished one.
+    (own_cache / f"zca-{sample.digest}.1").mkdir()
+    assert_same(ZCA.of(sample), zca)
+    assert [p.is_dir() for p in own_cache.iterdir()] == [True]
+
+
+def test_regularization_follows_the_size_of_the_set(sample, zca, own_cache, fits):
+    assert ZCA.of(sample).regularization == 1e-2
+    assert ZCA.of(sample, 0.5).regularization == 0.5
+    large = dataclasses.replace(sample, train_images=sample.train_images.repeat(2, 1, 1, 1))
+    assert ZCA.of(large).regularization == 1e-5
+    assert len(fits) == 1  # the cache holds the spectrum, not the regularization
+
+
+@pytest.mark.parametrize("inputs", ["unit", "symmetric", "zca"])
+def test_prepared_images_are_what_the_network_sees(sample, zca, inputs):
+    few = dataclasses.replace(
+        sample, train_images=sample.train_images[:60], test_images=sample.test_images[:40]
+    )
+    expected = {"unit": unit, "symmetric": symmetric, "zca": lambda x: zca.whiten(symmetric(x))}
+    train, test = prepare(few, inputs)
+    for prepared, images in ((train, few.train_images), (test, few.test_images)):
+        assert prepared.dtype == torch.float32
+        assert prepared.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(prepared, expected[inputs](images))
