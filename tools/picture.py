@@ -1,6 +1,6 @@
 """Draw the five recorded curves for the README and the first page, light and dark.
 
-    python tools/picture.py
+python tools/picture.py
 """
 
 from pathlib import Path

@@ -52,6 +52,9 @@ class Plot:
     alt: str
     size: tuple[float, float] = (7.0, 4.0)
 
+    def __repr__(self) -> str:
+        return f"Plot({self.alt!r})"
+
     def figure(self, theme: Theme = "light") -> Figure:
         """A new matplotlib figure, outside of pyplot's list."""
         with _theme(theme):

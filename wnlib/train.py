@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,8 @@ def _provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
     }
 
 
+# Once a process: what runs is what was imported, whatever is committed meanwhile.
+@cache
 def _commit() -> str | None:
     """The last commit that changed wnlib, with -dirty if it was changed since; None without git."""
     git = ["git", "-C", str(Path(__file__).parent)]
