@@ -48,15 +48,17 @@ class Recipe:
             self._demand(field, _is_whole(getattr(self, field), 1), "a whole number from 1 up")
         images = self.init_images
         self._demand("init_images", _is_whole(images, 0) and images != 1, "0 or from 2 up")
-        self._demand("seed", _is_whole(self.seed, 0), "a whole number from 0 up")
+        seed = _is_whole(self.seed, 0) and self.seed < 2**64
+        self._demand("seed", seed, "a whole number from 0 to 2⁶⁴ − 1")
         for field in ("lr", "adam_eps", "bn_eps"):
             value = getattr(self, field)
-            self._demand(field, 0 < value < float("inf"), "a number above 0")
-        self._demand("sigma", 0 <= self.sigma < float("inf"), "a number from 0 up")
-        self._demand("dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        self._demand("beta1", 0 <= self.beta1 < 1, "in [0, 1)")
-        self._demand("late_beta1", 0 <= self.late_beta1 < 1, "in [0, 1)")
-        self._demand("decay_from", 0 <= self.decay_from <= 1, "in [0, 1]")
+            self._demand(field, _is_number(value) and value > 0, "a number above 0")
+        self._demand("sigma", _is_number(self.sigma), "a number from 0 up")
+        for field in ("dropout", "beta1", "late_beta1"):
+            value = getattr(self, field)
+            self._demand(field, _is_number(value) and value < 1, "in [0, 1)")
+        decay_from = self.decay_from
+        self._demand("decay_from", _is_number(decay_from) and decay_from <= 1, "in [0, 1]")
         for field, choices in (
             ("inputs", get_args(Inputs)),
             ("noise", ("gaussian", "uniform")),
@@ -120,3 +122,7 @@ class Recipe:
 
 def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < float("inf")
