@@ -210,6 +210,14 @@ def test_interrupted_setup_starts_again(checkout: Checkout) -> None:
     assert not rest.exists(), "half an environment is built upon"
 
 
+def test_a_moved_checkout_starts_again(checkout: Checkout) -> None:
+    checkout.python()
+    assert checkout.make("setup")[0] == 0
+    checkout.folder = checkout.folder.rename(checkout.folder.with_name("elsewhere"))
+    assert "Installing" in checkout.make("setup")[1], "its programs name the old folder's Python"
+    assert checkout.make("setup") == (0, "", [])
+
+
 def test_site_is_built_once(checkout: Checkout) -> None:
     checkout.python()
     checkout.make("setup")

@@ -52,17 +52,23 @@ install() {
   fail "pip failed for the reason above; the whole log is .venv/pip.log"
 }
 
-key="$PWD $(cat requirements.txt pyproject.toml | cksum)"
-if [ -x .venv/bin/python ] && [ -n "${PYTHON:-}" ]; then
+here=$(pwd -P)
+key="$here $(cat requirements.txt pyproject.toml | cksum)"
+key_before=$(cat "$finished" 2>/dev/null || echo "$here ")
+if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ] && [ ! -e "$begun" ]; then
   find_python
   [ "$(version "$python")" = "$(version .venv/bin/python)" ] ||
     fail ".venv was made with Python $(version .venv/bin/python), not $(version "$python"): run 'make distclean' first"
 fi
-if [ -x .venv/bin/python ] && [ "$(cat "$finished" 2>/dev/null)" = "$key" ]; then
+if [ -x .venv/bin/python ] && [ "$key_before" = "$key" ]; then
   exit 0
 fi
 
-if [ -e "$begun" ] || ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+usable() { # not half made, not moved with its folder, and with a Python that is still there
+  [ ! -e "$begun" ] && [ "${key_before#"$here "}" != "$key_before" ] && new_enough .venv/bin/python &&
+    .venv/bin/python -m pip --version >/dev/null 2>&1
+}
+if ! usable; then
   find_python
   "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     fail "Python $(version "$python") ($python) cannot make a virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
