@@ -21,7 +21,7 @@ from wnlib import (
     plot_training_loss,
     table,
 )
-from wnlib.plots import COLOURS, INK, PAPER_COLOUR, STYLES
+from wnlib.plots import COLOURS, INK, PAPER_COLOUR, STYLES, Plot
 from wnlib.runs import PAPER, REPORT, Row, smooth
 
 BOOK_RUNS = Path(__file__).parent.parent / "book" / "runs"
@@ -184,3 +184,9 @@ def test_report_table_is_its_best_epochs():
         assert len(run.rows) == 200
         # To the digit, but for mean-only BN, where text and arrays differ in the last one.
         assert abs(run.summary().best_error - REPORT[run.norm]) <= 1.01e-4
+
+
+def test_a_plot_draws_on_one_axes_or_on_a_grid():
+    drawn = Plot(lambda axes: [a.plot([1, 2]) for a in axes.flat], "four lines", grid=(2, 2))
+    assert [len(axes.get_lines()) for axes in drawn.figure().axes] == [1] * 4
+    assert repr(drawn) == "Plot('four lines')"

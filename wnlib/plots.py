@@ -8,10 +8,11 @@ from html import escape
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -43,14 +44,16 @@ class Plot:
     """A figure that a notebook shows in the reader's theme, light or dark.
 
     Attributes:
-        draw: draws on the axes it is given.
+        draw: draws on the axes it is given, or on the grid of axes, (rows, columns).
         alt: says what is seen, for those who don't see it.
         size: width and height in inches.
+        grid: rows and columns of axes.
     """
 
-    draw: Callable[[Axes], None]
+    draw: Callable[[Any], None]
     alt: str
     size: tuple[float, float] = (7.0, 4.0)
+    grid: tuple[int, int] = (1, 1)
 
     def __repr__(self) -> str:
         return f"Plot({self.alt!r})"
@@ -59,9 +62,10 @@ class Plot:
         """A new matplotlib figure, outside of pyplot's list."""
         with _theme(theme):
             figure = Figure(figsize=self.size, layout="constrained")
-            axes = figure.add_subplot()
-            self.draw(axes)
-            axes.spines[["top", "right"]].set_visible(False)
+            axes = figure.subplots(*self.grid, squeeze=False)
+            self.draw(axes[0, 0] if axes.size == 1 else axes)
+            for each in axes.flat:
+                each.spines[["top", "right"]].set_visible(False)
         return figure
 
     def save(self, path: Path | str, theme: Theme = "light", dpi: int = 144) -> None:
@@ -257,6 +261,7 @@ def _theme(theme: Theme) -> Iterator[None]:
         **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER_COLOUR[theme]),
         "savefig.facecolor": PAPER_COLOUR[theme],
+        "axes.prop_cycle": cycler(color=list(COLOURS.values())[1:]),
         "axes.grid": True,
         "axes.axisbelow": True,
         "grid.color": ink,

@@ -191,9 +191,8 @@ def _epochs(
                 "generators": generators.state(),
             }
             _save_checkpoint(folder, state)
-        bar.set_postfix_str(f"test error {100 * row.test_error:.2f} %")
-        if run.state.startswith("diverged"):
-            bar.write(f"{recipe.norm}: {run.state}, training loss {row.train_loss:.4g}")
+        diverged = run.state.startswith("diverged")
+        bar.set_postfix_str(run.state if diverged else f"test error {100 * test_error:.2f} %")
         yield row
         if run.state != "interrupted":
             break
