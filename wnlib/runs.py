@@ -138,13 +138,16 @@ class Run:
             RunError: a file is missing, damaged, or of another schema.
         """
         folder = Path(folder)
+        path = folder / "run.json"
         try:
-            record = json.loads((folder / "run.json").read_text())
-            text = (folder / "history.csv").read_text()
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} is missing: {folder} holds no run") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{folder}/run.json cannot be read: {error}") from None
+            record = json.loads(path.read_text())
+            path = folder / "history.csv"
+            text = path.read_text()
+            lines = list(csv.reader(StringIO(text)))
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing: {folder} holds no run") from None
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             found = record.get("schema") if isinstance(record, dict) else None
             raise RunError(f"{folder}/run.json has schema {found!r}; this wnlib reads {SCHEMA}")
@@ -154,11 +157,13 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder}/run.json is damaged: {error}") from None
         del record["schema"]
-        return cls(recipe, _rows(text, folder / "history.csv"), state, source, record)
+        rows = _rows(lines, path)
+        if not text.endswith("\n"):
+            raise RunError(f"{path} is cut off in line {len(lines)}")
+        return cls(recipe, rows, state, source, record)
 
 
-def _rows(text: str, path: Path) -> list[Row]:
-    lines = list(csv.reader(StringIO(text)))
+def _rows(lines: list[list[str]], path: Path) -> list[Row]:
     if not lines or tuple(lines[0]) != Row._fields:
         raise RunError(f"{path} does not begin with {','.join(Row._fields)}")
     rows = []
@@ -171,8 +176,6 @@ def _rows(text: str, path: Path) -> list[Row]:
         if row.epoch != number - 1:
             raise RunError(f"{path}, line {number} is epoch {row.epoch}, not {number - 1}")
         rows.append(row)
-    if not text.endswith("\n"):
-        raise RunError(f"{path} is cut off in line {len(lines)}")
     return rows
 
 
