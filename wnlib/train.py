@@ -8,6 +8,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from wnlib.runs import Row, Run, RunError, replace
 
 # Ten times the cross-entropy of guessing among ten classes, ln 10: no network comes back from it.
 DIVERGED = 10 * 2.302585
+
+# Of a checkpoint.
+PARTS = {"rows", "model", "optimizer", "scaler", "generators"}
 
 
 def train(
@@ -244,7 +248,11 @@ def _open(folder: Path | None, recipe: Recipe, data: Cifar10) -> tuple[Run, dict
     new = Run(recipe, provenance={"wall_seconds": 0.0})
     if folder is None:
         return new, None
-    if not (folder / "run.json").exists():
+    try:
+        holds_run = (folder / "run.json").exists()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be read: {error.strerror or error}") from None
+    if not holds_run:
         new.save(folder)
         return new, None
     run = Run.load(folder)
@@ -257,22 +265,29 @@ def _open(folder: Path | None, recipe: Recipe, data: Cifar10) -> tuple[Run, dict
         raise RunError(f"{folder} holds a run on other images; choose another folder")
     if run.state != "interrupted":
         return run, None
-    if not (folder / "checkpoint.pt").exists():
-        if not run.rows:
-            return new, None
+    path = folder / "checkpoint.pt"
+    # A run stopped before its first checkpoint, even if just before, starts again.
+    if not run.rows or (len(run.rows) == 1 and not path.exists()):
+        return new, None
+    if not path.exists():
         raise RunError(
             f"{folder} has {len(run.rows)} epochs but no checkpoint.pt to go on from; "
             "choose another folder"
         )
     try:
-        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
-        run.rows = [Row(int(row[0]), *row[1:]) for row in state["rows"]]
+        with ZipFile(path) as file:  # torch.load leaves the checksums alone
+            whole = file.testzip() is None
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        rows = [Row(int(row[0]), *row[1:]) for row in state["rows"]]
+        recorded = repr(rows) == repr(run.rows[: len(rows)])  # NaN too
+        if not (whole and recorded and state.keys() == PARTS):
+            raise ValueError
     except Exception as error:  # a damaged file fails in any of a dozen ways
         raise RunError(
-            f"{folder}/checkpoint.pt is damaged ({type(error).__name__}); "
-            "delete the folder to start again"
+            f"{path} is damaged ({type(error).__name__}); delete the folder to start again"
         ) from None
-    run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
+    run.rows = rows
+    run.provenance["wall_seconds"] = sum(row.seconds for row in rows)
     return run, state
 
 
