@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from wnlib.data import Cifar10, load_cifar10
 
@@ -43,3 +44,12 @@ def tiny(sample: Cifar10) -> Cifar10:
         test_labels=sample.test_labels[:20],
         digest="tiny",
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """On busy cores, two threads on small tensors mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, data_dependent_init, weight_norm
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 

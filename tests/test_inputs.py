@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from wnlib.inputs import ZCA, prepare, symmetric, unit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 laws = settings(max_examples=25, deadline=None, derandomize=True)
 BYTES = torch.arange(256, dtype=torch.uint8)
 

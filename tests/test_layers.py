@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from wnlib import MeanOnlyBatchNorm, Norm, weight_norm
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 
 LAYERS = {

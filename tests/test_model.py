@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm
 from wnlib.model import Dropout, GaussianNoise, GlobalAvgPool, UniformNoise, block
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 every_noise = pytest.mark.parametrize("kind", [GaussianNoise, UniformNoise])
 

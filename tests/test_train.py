@@ -1,0 +1,765 @@
+"""One training loop: what it computes, how it goes on after a stop, and what it refuses."""
+
+import dataclasses
+import io
+import math
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import wnlib
+from wnlib import ConvPoolCNNC, Norm, Recipe, Run, train
+from wnlib.runs import RunError
+from wnlib.train import autocast_type, build, build_optimizer, evaluate, find_device
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+module = import_module("wnlib.train")  # the name in the package is the function
+ROOT = Path(wnlib.__file__).parents[1]
+every_norm = pytest.mark.parametrize("norm", list(Norm))
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """A machine with a GPU runs these tests as any other does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def fp32(monkeypatch):
+    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
+
+
+def small(norm="wn", **changes):
+    settings = {"width": 4, "epochs": 4, "batch_size": 10, "init_images": 20, "inputs": "symmetric"}
+    return Recipe.paper(norm).scaled(**(settings | changes))
+
+
+def timeless(rows):
+    """All of the rows but their seconds, as bytes: the same bit for bit, or not."""
+    return np.array([row._replace(seconds=0) for row in rows], float).tobytes()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    """What an uninterrupted run gives."""
+    return list(train(small(), tiny, device="cpu"))
+
+
+# --- rows and records
+
+
+def test_one_row_an_epoch(tiny, tmp_path, whole):
+    rows = list(train(small(), tiny, tmp_path))
+    assert [row.epoch for row in rows] == [1, 2, 3, 4]
+    assert [row.lr for row in rows] == [small().lr_at(e) for e in range(4)]
+    assert all(row.seconds > 0 for row in rows)
+    for row in rows:
+        assert (row.train_error * 40).is_integer()
+        assert (row.test_error * 20).is_integer()
+    assert timeless(rows) == timeless(whole)  # whether recorded or not
+    run = Run.load(tmp_path)
+    assert run.rows == rows
+    assert (run.state, run.recipe, run.source) == ("finished", small(), "wnlib")
+    assert sorted(contents(tmp_path)) == ["checkpoint.pt", "history.csv", "run.json"]
+
+
+def test_record_says_where_it_comes_from(tiny, tmp_path):
+    rows = list(train(small(epochs=2), tiny, tmp_path))
+    found = Run.load(tmp_path).provenance
+    assert found.pop("wall_seconds") == pytest.approx(sum(row.seconds for row in rows))
+    assert found == {
+        "data": {"name": "tiny", "digest": "tiny"},
+        "device": "cpu",
+        "precision": str(autocast_type(torch.device("cpu"))).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "wnlib": wnlib.__version__,
+        "commit": module._commit(),
+    }
+
+
+def test_record_is_valid_before_the_first_epoch(tiny, tmp_path):
+    train(small(), tiny, tmp_path)
+    run = Run.load(tmp_path)
+    assert (run.rows, run.state) == ([], "interrupted")
+
+
+def test_commit_is_the_last_that_changed_the_package(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+        subprocess.run(
+            ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True
+        )
+
+    commit = module._commit.__wrapped__
+    package = tmp_path / "wnlib"
+    package.mkdir()
+    monkeypatch.setattr(module, "__file__", str(package / "train.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() is None  # no repository
+    git("init", "-q")
+    (package / "train.py").write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    first = commit()
+    assert len(first) >= 7
+    (tmp_path / "other").write_text("2")
+    git("add", ".")
+    git("commit", "-qm", "two")
+    assert commit() == first
+    (package / "train.py").write_text("3")
+    assert commit() == f"{first}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None  # no git
+
+
+def test_seed_decides_and_nothing_else(tiny, whole):
+    torch.manual_seed(99)
+    assert timeless(train(small(), tiny)) == timeless(whole)
+    assert timeless(train(small(seed=1), tiny)) != timeless(whole)
+
+
+def test_callers_generator_is_left_alone(tiny):
+    torch.manual_seed(5)
+    expected = torch.rand(10)
+    torch.manual_seed(5)
+    drawn = [torch.rand(2)]
+    for _ in train(small(), tiny):
+        drawn.append(torch.rand(2))  # and taking from it changes nothing
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_progress_goes_to_standard_error(tiny, capsys):
+    list(train(small(epochs=2), tiny, progress=True))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "8/8" in err
+    assert "test error" in err
+    list(train(small(epochs=1), tiny))
+    assert capsys.readouterr() == ("", "")
+
+
+# --- exact resume
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3])
+def test_rows_are_the_same_after_a_stop(tiny, tmp_path, whole, epochs):
+    first = train(small(), tiny, tmp_path)
+    for _ in range(epochs):
+        next(first)
+    first.close()
+    assert Run.load(tmp_path).state == "interrupted"
+    rows = list(train(small(), tiny, tmp_path))
+    assert timeless(rows) == timeless(whole)
+    assert Run.load(tmp_path).rows == rows
+    assert Run.load(tmp_path).state == "finished"
+
+
+@every_norm
+def test_every_configuration_goes_on_exactly(tiny, tmp_path, norm):
+    recipe = small(norm, epochs=3, width=2, noise="uniform", lr=0.003)
+    expected = list(train(recipe, tiny))
+    for _ in range(3):  # stopped after every epoch
+        rows = train(recipe, tiny, tmp_path)
+        recorded = len(Run.load(tmp_path).rows)
+        got = [next(rows) for _ in range(recorded + 1)]
+        rows.close()
+    assert timeless(got) == timeless(expected)
+    assert Run.load(tmp_path).state == "finished"
+
+
+@pytest.mark.parametrize("step", [0, 3, 6])
+def test_stop_within_an_epoch_leaves_a_valid_record(tiny, tmp_path, whole, monkeypatch, step):
+    steps = []
+    real = module.training_step
+
+    def stop(*arguments):
+        steps.append(1)
+        if len(steps) == step + 1:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "training_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            list(train(small(), tiny, tmp_path))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(Run.load(tmp_path).rows) == step // 4
+    assert timeless(train(small(), tiny, tmp_path)) == timeless(whole)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_stop_between_record_and_checkpoint(tiny, tmp_path, whole, monkeypatch, epoch):
+    saved = []
+    real = module._save_checkpoint
+
+    def stop(*arguments):
+        saved.append(1)
+        if len(saved) == epoch:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            list(train(small(), tiny, tmp_path))
+    assert len(Run.load(tmp_path).rows) == epoch
+    assert timeless(train(small(), tiny, tmp_path)) == timeless(whole)
+
+
+KILLED = """
+import dataclasses, os, signal, sys
+from importlib import import_module
+from wnlib import Recipe, load_cifar10, train
+
+module = import_module("wnlib.train")
+sample = load_cifar10()
+parts = {{name: getattr(sample, name)[:count] for name, count in {parts}.items()}}
+data = dataclasses.replace(sample, name="tiny", digest="tiny", **parts)
+real, steps = module.training_step, []
+
+def step(*arguments):
+    steps.append(1)
+    if len(steps) == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+module.training_step = step
+list(train(Recipe(**{recipe}), data, sys.argv[1], device="cpu"))
+"""
+
+
+def test_rows_are_the_same_after_a_kill_in_another_process(tiny, tmp_path, whole):
+    parts = {
+        name: len(getattr(tiny, name)) for name in dir(tiny) if name.endswith(("images", "labels"))
+    }
+    recipe = {k: str(v) if k == "norm" else v for k, v in dataclasses.asdict(small()).items()}
+    script = KILLED.format(parts=parts, step=11, recipe=recipe)  # in the third epoch
+    threads = str(torch.get_num_threads())
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "run"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(Run.load(tmp_path / "run").rows) == 2
+    rows = list(train(small(), tiny, tmp_path / "run"))
+    assert timeless(rows) == timeless(whole)
+
+
+def test_finished_runs_are_replayed(tiny, tmp_path, monkeypatch):
+    rows = list(train(small(epochs=1), tiny, tmp_path))
+    before = contents(tmp_path)
+    monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("trained again"))
+    assert list(train(small(epochs=1), tiny, tmp_path)) == rows
+    (tmp_path / "checkpoint.pt").unlink()  # not needed any more
+    assert list(train(small(epochs=1), tiny, str(tmp_path))) == rows
+    del before["checkpoint.pt"]
+    assert contents(tmp_path) == before
+
+
+def test_wall_seconds_add_up_over_stops(tiny, tmp_path):
+    first = train(small(epochs=2), tiny, tmp_path)
+    next(first)
+    first.close()
+    rows = list(train(small(epochs=2), tiny, tmp_path))
+    wall = Run.load(tmp_path).provenance["wall_seconds"]
+    assert wall == pytest.approx(sum(row.seconds for row in rows))
+
+
+# --- refusals: one line, nothing overwritten
+
+
+@pytest.fixture
+def stopped(tiny, tmp_path):
+    """A run stopped after two epochs."""
+    rows = train(small(), tiny, tmp_path / "run")
+    next(rows), next(rows)
+    rows.close()
+    return tmp_path / "run"
+
+
+def refused(recipe, data, folder):
+    before = contents(folder)
+    with pytest.raises(RunError) as caught:
+        list(train(recipe, data, folder))
+    assert contents(folder) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_changed_recipes_are_refused(tiny, stopped):
+    said = refused(small(lr=0.1, seed=3), tiny, stopped)
+    changed = "lr 0.003, not 0.1, seed 0, not 3"
+    assert said == f"{stopped} holds another run ({changed}); choose another folder"
+
+
+def test_other_images_are_refused(tiny, stopped):
+    other = dataclasses.replace(tiny, digest="other")
+    said = refused(small(), other, stopped)
+    assert said == f"{stopped} holds a run on other images; choose another folder"
+
+
+def test_missing_checkpoint_is_refused(tiny, stopped):
+    (stopped / "checkpoint.pt").unlink()
+    said = refused(small(), tiny, stopped)
+    assert said == (
+        f"{stopped} has 2 epochs but no checkpoint.pt to go on from; choose another folder"
+    )
+
+
+def cut(blob):
+    return blob[: len(blob) // 2]
+
+
+def flip(blob):
+    half = len(blob) // 2
+    return blob[:half] + bytes([blob[half] ^ 1]) + blob[half + 1 :]
+
+
+def without(part):
+    def damage(blob):
+        state = torch.load(io.BytesIO(blob), weights_only=True)
+        del state[part]
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        return buffer.getvalue()
+
+    return damage
+
+
+def other_rows(blob):
+    state = torch.load(io.BytesIO(blob), weights_only=True)
+    state["rows"][0][2] += 1e-9
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, flip, lambda _: b"", lambda _: b"junk", without("model"), without("rows"), other_rows],
+    ids=["cut", "flip", "empty", "junk", "no model", "no rows", "another run's"],
+)
+def test_damaged_checkpoints_are_refused(tiny, stopped, damage):
+    path = stopped / "checkpoint.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    said = refused(small(), tiny, stopped)
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith("); delete the folder to start again")
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.csv"])
+def test_damaged_records_are_refused(tiny, stopped, name):
+    path = stopped / name
+    path.write_bytes(cut(path.read_bytes()))
+    assert refused(small(), tiny, stopped).startswith(str(path))
+
+
+def test_left_checkpoint_of_another_run_is_not_taken(tiny, tmp_path, stopped, whole):
+    """The record was deleted, the checkpoint was not."""
+    (stopped / "run.json").unlink()
+    train(small(seed=8), tiny, stopped)  # and this one was stopped at once
+    rows = list(train(small(seed=8), tiny, stopped))
+    assert timeless(rows) == timeless(train(small(seed=8), tiny))
+
+
+def test_unwritable_folders_are_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunError) as caught:
+            train(small(), tiny, folder)
+        assert str(caught.value).startswith(f"{folder} cannot be written: ")
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(RunError, match=r"cannot be (read|written): File name too long$"):
+        train(small(), tiny, folder)
+
+
+def test_full_disk_at_a_checkpoint_is_told(tiny, tmp_path):
+    rows = train(small(), tiny, tmp_path)
+    (tmp_path / "checkpoint.pt").mkdir()  # nothing can be put in its place
+    with pytest.raises(RunError, match=f"^{tmp_path} cannot be written: Is a directory$"):
+        list(rows)
+    assert len(Run.load(tmp_path).rows) == 1
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 41}, {"init_images": 41}])
+def test_too_few_images_are_refused(tiny, tmp_path, changes):
+    message = r"^the recipe takes 41 images at once, Cifar10\(tiny: 40 \+ 20 images\) has 40$"
+    with pytest.raises(ValueError, match=message):
+        train(small(**changes), tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- divergence
+
+
+def test_divergence_ends_the_run_and_is_recorded(tiny, tmp_path, capsys):
+    recipe = small("none", lr=1e20)
+    rows = list(train(recipe, tiny, tmp_path, progress=True))
+    assert len(rows) == 1
+    assert not rows[0].train_loss < 23.02585
+    assert Run.load(tmp_path).state == "diverged at epoch 1"
+    assert "diverged at epoch 1" in capsys.readouterr().err
+    assert timeless(train(recipe, tiny, tmp_path)) == timeless(rows)  # only replayed
+
+
+@pytest.mark.parametrize(
+    ("loss", "state"),
+    [(23.02, "finished"), (23.03, "diverged at epoch 2"), (math.nan, "diverged at epoch 2")],
+)
+def test_divergence_is_ten_times_a_guess(tiny, tmp_path, monkeypatch, loss, state):
+    steps = []
+
+    def step(model, _optimizer, _scaler, x, _y):
+        steps.append(1)
+        return torch.tensor(1.0 if len(steps) <= 4 else loss), torch.zeros(len(x), 10)
+
+    monkeypatch.setattr(module, "training_step", step)
+    rows = list(train(small(epochs=3), tiny, tmp_path))
+    run = Run.load(tmp_path)
+    assert run.state == state
+    assert len(run.rows) == len(rows) == (3 if state == "finished" else 2)
+
+
+# --- what is computed
+
+
+@every_norm
+@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
+def test_every_configuration_trains(tiny, norm, noise):
+    scale = "exp" if norm.weight_normalized and noise == "uniform" else "linear"
+    (row,) = train(small(norm, epochs=1, noise=noise, scale=scale), tiny)
+    assert 0 < row.train_loss < 23
+    assert 0 < row.test_loss < math.inf
+
+
+def test_papers_recipe_trains_on_the_whitened_sample(sample):
+    recipe = Recipe.paper("wn_mobn").scaled(width=2, epochs=1, batch_size=500)
+    (row,) = train(recipe, sample)
+    assert 1 < row.train_loss < 10
+    assert 1 < row.test_loss < 10
+
+
+def test_schedules_reach_the_optimizer_and_epochs_are_permutations(tiny, monkeypatch):
+    real, seen = module.training_step, []
+
+    def step(model, optimizer, scaler, x, y):
+        (group,) = optimizer.param_groups
+        seen.append((group["lr"], group["betas"], group["eps"], x.clone(), model.training))
+        return real(model, optimizer, scaler, x, y)
+
+    monkeypatch.setattr(module, "training_step", step)
+    recipe = small(batch_size=15, epochs=6, width=2)
+    list(train(recipe, tiny))
+    assert len(seen) == 6 * 2  # the rest of 40 images is left out
+    for i, (lr, betas, eps, _, training) in enumerate(seen):
+        assert lr == recipe.lr_at(i // 2)
+        assert betas == ((0.9 if i < 6 else 0.5), 0.999)
+        assert (eps, training) == (1e-4, True)
+    orders = []
+    images, _ = module.prepare(tiny, "symmetric")
+    for epoch in range(6):
+        drawn = torch.cat([seen[2 * epoch][3], seen[2 * epoch + 1][3]])
+        index = [int((images == x).flatten(1).all(1).nonzero()) for x in drawn]
+        assert len(set(index)) == 30
+        orders.append(index)
+    assert len(set(map(tuple, orders))) == 6
+
+
+def test_optimizer_is_the_recipes():
+    recipe = small(lr=0.01, adam_eps=1e-5)
+    optimizer = build_optimizer(recipe, build(recipe))
+    assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.01, 1e-5)
+    assert optimizer.defaults["betas"][1] == 0.999
+    assert optimizer.defaults["weight_decay"] == 0
+    assert not optimizer.defaults["amsgrad"]
+
+
+@pytest.mark.parametrize("scale", ["linear", "exp"])
+@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
+def test_network_is_the_recipes(scale, noise):
+    recipe = small(width=3, scale=scale, noise=noise, sigma=0.3, dropout=0.25, bn_eps=1e-3)
+    model = build(recipe)
+    assert type(model.noise).__name__.lower() == f"{noise}noise"
+    assert (model.noise.sigma, model.drop1.p, model.norm) == (0.3, 0.25, Norm.WN)
+    assert model.conv1.layer.parametrizations.weight[0].exp == (scale == "exp")
+    assert model.conv1.layer.out_channels == 3
+    assert build(small("bn", bn_eps=1e-3)).conv1.norm.eps == 1e-3
+
+
+class Plain:
+    """The network, its initialization and Adam, typed again: full batches, no noise, fp64."""
+
+    def __init__(self, recipe):
+        self.recipe, self.norm = recipe, recipe.norm
+        torch.manual_seed(recipe.seed)
+        self.p, self.running = {}, {}
+        for name, child in build(recipe).named_children():
+            layer = getattr(child, "layer", None)
+            if layer is None:
+                continue
+            w = layer.weight.detach().double()
+            units = torch.zeros(len(w), dtype=torch.float64)
+            if recipe.norm.weight_normalized:
+                length = w.flatten(1).norm(dim=1)
+                self.p[name, "v"] = w
+                self.p[name, "g"] = length.log() if recipe.scale == "exp" else length
+            else:
+                self.p[name, "w"] = w
+            self.p[name, "b"] = units.clone()
+            if recipe.norm is Norm.BN:
+                self.p[name, "gamma"] = units + 1
+            self.running[name] = (units.clone(), units + 1)
+        self.moments = dict.fromkeys(self.p, (0, 0))
+        self.t = 0
+
+    def layer(self, name, x, padding, mode):
+        def along(a):
+            return a.view(-1, *[1] * (x.ndim - 2))
+
+        p = {key: value for (owner, key), value in self.p.items() if owner == name}
+        w = p.get("w")
+        if w is None:
+            g = p["g"].exp() if self.recipe.scale == "exp" else p["g"]
+            w = p["v"] * (g / p["v"].flatten(1).norm(dim=1)).view(-1, *[1] * (p["v"].ndim - 1))
+        t = F.conv2d(x, w, padding=padding) if w.ndim == 4 else x @ w.T
+        dims = [0, *range(2, t.ndim)]
+        mean, var = t.mean(dims), t.var(dims, correction=0)
+        old_mean, old_var = self.running[name]
+        if mode == "init" and self.norm is not Norm.BN:
+            std = var.sqrt()
+            if "w" in p:
+                p["w"] /= std.view(-1, *[1] * (w.ndim - 1))
+            elif self.recipe.scale == "exp":
+                p["g"] -= std.log()
+            else:
+                p["g"] /= std
+            t, mean = t / along(std), mean / std
+            if self.norm.mean_only:
+                self.running[name] = (mean, None)
+            else:
+                p["b"] -= mean
+        elif mode == "init":
+            n = t.numel() // t.shape[1]
+            self.running[name] = (mean, var * n / (n - 1))
+        elif mode == "train" and self.norm not in (Norm.NONE, Norm.WN):
+            n = t.numel() // t.shape[1]
+            with torch.no_grad():
+                new_var = None if old_var is None else 0.9 * old_var + 0.1 * var * n / (n - 1)
+                self.running[name] = (0.9 * old_mean + 0.1 * mean, new_var)
+        if self.norm in (Norm.NONE, Norm.WN):
+            return t + along(p["b"])
+        if mode == "eval":
+            mean, var = old_mean, old_var
+        if self.norm is Norm.BN:
+            t, mean = (
+                t / along(var + self.recipe.bn_eps).sqrt(),
+                mean / (var + self.recipe.bn_eps).sqrt(),
+            )
+            return along(p["gamma"]) * (t - along(mean)) + along(p["b"])
+        return t - along(mean) + along(p["b"])
+
+    def logits(self, x, mode):
+        for i in range(1, 10):
+            x = F.leaky_relu(self.layer(f"conv{i}", x, int(i < 7), mode), 0.1)
+            if i in (3, 6):
+                x = F.max_pool2d(x, 2)
+        return self.layer("dense", x.mean((2, 3)), 0, mode)
+
+    def step(self, x, y, lr, beta1):
+        for value in self.p.values():
+            value.requires_grad_()
+        logits = self.logits(x, "train")
+        loss = -logits.float().log_softmax(1)[torch.arange(len(y)), y].mean()
+        grads = dict(zip(self.p, torch.autograd.grad(loss, list(self.p.values())), strict=True))
+        self.t += 1
+        for key, grad in grads.items():
+            m, v = self.moments[key]
+            m, v = beta1 * m + (1 - beta1) * grad, 0.999 * v + 0.001 * grad**2
+            self.moments[key] = m, v
+            hat = m / (1 - beta1**self.t), v / (1 - 0.999**self.t)
+            step = lr * hat[0] / (hat[1].sqrt() + self.recipe.adam_eps)
+            self.p[key] = (self.p[key] - step).detach()
+        return loss.item(), (logits.argmax(1) != y).double().mean().item()
+
+
+ALIKE = {"batch_size": 40, "sigma": 0, "dropout": 0, "lr": 0.003, "width": 3}
+every_variant = pytest.mark.parametrize(
+    ("norm", "scale"), [*((n, "linear") for n in Norm), (Norm.WN, "exp"), (Norm.WN_MOBN, "exp")]
+)
+
+
+@every_variant
+@pytest.mark.usefixtures("fp32")
+def test_first_loss_is_the_plain_one(tiny, norm, scale):
+    recipe = small(norm, scale=scale, init_images=40, epochs=1, **ALIKE)
+    (row,) = train(recipe, tiny)
+    x = (tiny.train_images.double() - 127.5) / 128
+    plain = Plain(recipe)
+    plain.logits(x, "init")
+    loss, error = plain.step(x, tiny.train_labels, 0.003, 0.9)
+    assert row.train_loss == pytest.approx(loss, rel=1e-5)
+    assert row.train_error == pytest.approx(error)
+
+
+@every_variant
+@pytest.mark.parametrize("init", [40, 0])
+@pytest.mark.usefixtures("fp32")
+def test_training_is_the_plain_training(tiny, monkeypatch, norm, scale, init):
+    # In fp64: where two pixels all but tie, rounding decides which of them a pooling passes on.
+    x, test_x = ((i.double() - 127.5) / 128 for i in (tiny.train_images, tiny.test_images))
+    monkeypatch.setattr(module, "build", lambda recipe: build(recipe).double())
+    monkeypatch.setattr(module, "prepare", lambda *_: (x, test_x))
+    recipe = small(norm, scale=scale, init_images=init, **ALIKE)
+    rows = list(train(recipe, tiny))
+    plain = Plain(recipe)
+    if init:
+        plain.logits(x, "init")
+    rates, betas = [0.003, 0.003, 0.003, 0.0015], [0.9, 0.9, 0.5, 0.5]
+    for row, lr, beta1 in zip(rows, rates, betas, strict=True):
+        loss, error = plain.step(x, tiny.train_labels, lr, beta1)
+        assert row.lr == lr
+        assert row.train_loss == pytest.approx(loss, rel=1e-6)
+        assert row.train_error == pytest.approx(error)
+        logits = plain.logits(test_x, "eval")
+        expected = F.cross_entropy(logits, tiny.test_labels).item()
+        assert row.test_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_bf16_is_near_fp32(tiny, monkeypatch):
+    losses = []
+    for dtype in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(module, "autocast_type", lambda _, dtype=dtype: dtype)
+        (row,) = train(small(epochs=1), tiny)
+        losses.append(row.train_loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.usefixtures("fp32")
+@pytest.mark.parametrize("batch", [7, 20, 500])
+def test_evaluation_is_the_plain_one(tiny, batch):
+    torch.manual_seed(4)
+    model = ConvPoolCNNC("bn", 4).train()
+    x = (tiny.test_images.float() - 127.5) / 128
+    loss, error = evaluate(model, x, tiny.test_labels, batch)
+    assert not model.training
+    with torch.no_grad():
+        logits = model(x).double().numpy()
+    y = tiny.test_labels.numpy()
+    odds = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    assert loss == pytest.approx((odds - logits[np.arange(20), y]).mean(), rel=1e-5)
+    assert error == (logits.argmax(1) != y).mean()
+
+
+def test_evaluation_takes_any_model():
+    loss, error = evaluate(nn.Identity(), torch.eye(3).log().clamp(-50, 50), torch.arange(3))
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert error == 0
+
+
+# --- devices that are not here
+
+
+def available(monkeypatch, cuda=False, mps=False):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+def test_auto_is_the_best_device(monkeypatch):
+    for cuda, mps, expected in (
+        (True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu"),
+    ):  # fmt: skip
+        available(monkeypatch, cuda, mps)
+        assert find_device() == find_device("auto") == torch.device(expected)
+        assert find_device("cpu") == torch.device("cpu")
+    available(monkeypatch, True, True)
+    assert find_device("mps") == torch.device("mps")
+    assert find_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_absent_devices_are_refused(tiny, tmp_path, name):
+    with pytest.raises(ValueError, match=f"^there is no {name} device here; use cpu, or auto$"):
+        train(small(), tiny, tmp_path / "run", device=name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_devices_are_refused():
+    with pytest.raises(ValueError, match=r"^device is auto, cpu, cuda or mps, not 'tpu'$"):
+        find_device("tpu")
+
+
+def test_autocast_follows_the_hardware(monkeypatch):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, n=native: n
+        )
+        assert autocast_type(torch.device("cuda")) is dtype
+    assert autocast_type(torch.device("mps")) is torch.float32
+    for found, dtype in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f, raising=False)
+        assert autocast_type(torch.device("cpu")) is dtype
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # before torch 2.8
+    assert autocast_type(torch.device("cpu")) is torch.float32
+
+
+def test_generator_of_the_device_is_kept_apart_too(monkeypatch):
+    device = {"state": torch.tensor([1], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: device["state"])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: device.update(state=state))
+    generators = module._Generators(torch.device("mps"), 3)
+    with generators.ours():
+        device["state"] = torch.tensor([2], dtype=torch.uint8)
+    assert device["state"].tolist() == [1]
+    saved = generators.state()
+    assert saved["mps"].tolist() == [2]
+    # A run that goes on elsewhere takes what there is a generator for.
+    elsewhere = module._Generators(torch.device("cpu"), 0)
+    elsewhere.load(saved)
+    assert elsewhere.state().keys() == {"cpu"}
+    assert torch.equal(elsewhere.state()["cpu"], saved["cpu"])
+
+
+def test_record_names_the_gpu(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    found = module._provenance(tiny, torch.device("cuda"))
+    assert (found["device"], found["precision"]) == ("Some GPU", "float16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_a_gpu_trains_and_goes_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    before = torch.cuda.get_rng_state()
+    first = train(small(), tiny, tmp_path, device="cuda")
+    expected = [next(first), next(first)]
+    first.close()
+    rows = list(train(small(), tiny, tmp_path, device="cuda"))
+    assert rows[:2] == expected
+    assert len(rows) == 4
+    assert all(row.train_loss < 23 for row in rows)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
