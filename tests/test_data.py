@@ -274,15 +274,16 @@ def test_damaged_batch_is_named_with_its_md5(fake, tmp_path, damage):
 
 
 def test_unreadable_cache_is_one_failed_source(fake, tmp_path, monkeypatch):
-    root = tmp_path / ("x" * 300)  # no such name can be
-    assert f"cache   {root}: cannot be read: [Errno " in refused(root)
     write(tmp_path, fake)
 
     def denied(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    assert f"cache   {tmp_path}: cannot be read: [Errno 13] Permission denied" in refused(tmp_path)
+    for step in ("read_bytes", "is_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, step, denied)
+            said = f"cache   {tmp_path}: cannot be read: [Errno 13] Permission denied"
+            assert said in refused(tmp_path)
 
 
 # --- the archive

@@ -1,6 +1,7 @@
 """Records: what is written is what is read, and damage is named."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -108,7 +109,7 @@ def test_missing_folder_is_named(tmp_path):
     assert refused(folder) == f"{folder}/run.json is missing: {folder} holds no run"
     (tmp_path / "file").write_text("")
     assert "cannot be read: [Errno 20]" in refused(tmp_path / "file")
-    assert "cannot be read: [Errno 36]" in refused(tmp_path / ("x" * 300))
+    assert f"cannot be read: [Errno {errno.ENAMETOOLONG}]" in refused(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("schema", [2, 0, "1", None])
