@@ -200,12 +200,12 @@ def test_unwritable_cache_is_done_without(sample, zca, tmp_path, monkeypatch, fi
 
 
 def test_full_disk_is_done_without(sample, zca, own_cache, monkeypatch, fits):
-    from wnlib import inputs
+    from wnlib import files
 
     own_cache.mkdir()
-    monkeypatch.setattr(inputs.os, "getpid", lambda: 1)
+    monkeypatch.setattr(files.os, "getpid", lambda: 1)
     # No file can be opened under the name of the unfinished one.
-    (own_cache / f"zca-{sample.digest}.1").mkdir()
+    (own_cache / f"zca-{sample.digest}.pt.1").mkdir()
     assert_same(ZCA.of(sample), zca)
     assert [p.is_dir() for p in own_cache.iterdir()] == [True]
 

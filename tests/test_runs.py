@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.signal import savgol_filter
 
 from wnlib import Norm, Recipe, Run, load_runs
-from wnlib.runs import PAPER, REPORT, SCHEMA, Row, RunError, compare, replace, smooth
+from wnlib.files import write_whole
+from wnlib.runs import PAPER, REPORT, SCHEMA, Row, RunError, compare, smooth
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")
@@ -224,7 +225,7 @@ def test_endless_fields_are_refused(saved):
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    replace(path, b"old")
+    write_whole(path, b"old")
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -233,10 +234,10 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(owner, step, stop)
             with pytest.raises(KeyboardInterrupt):
-                replace(path, b"new")
+                write_whole(path, b"new")
         assert path.read_bytes() == b"old"
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    replace(path, b"new")
+    write_whole(path, b"new")
     assert path.read_bytes() == b"new"
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wnlib
-from wnlib import ConvPoolCNNC, Norm, Recipe, Run, train
+from wnlib import ConvPoolCNNC, Norm, Recipe, Run, resume, train
 from wnlib.runs import RunError
 from wnlib.train import autocast_type, build, build_optimizer, evaluate, find_device
 
@@ -207,7 +207,7 @@ def test_stop_within_an_epoch_leaves_a_valid_record(tiny, tmp_path, whole, monke
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_stop_between_record_and_checkpoint(tiny, tmp_path, whole, monkeypatch, epoch):
     saved = []
-    real = module._save_checkpoint
+    real = resume.save_checkpoint
 
     def stop(*arguments):
         saved.append(1)
@@ -216,7 +216,7 @@ def test_stop_between_record_and_checkpoint(tiny, tmp_path, whole, monkeypatch, 
         real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save_checkpoint", stop)
+        patch.setattr(module, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             list(train(small(), tiny, tmp_path))
     assert len(Run.load(tmp_path).rows) == epoch
@@ -731,14 +731,14 @@ def test_generator_of_the_device_is_kept_apart_too(monkeypatch):
     device = {"state": torch.tensor([1], dtype=torch.uint8)}
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: device["state"])
     monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: device.update(state=state))
-    generators = module._Generators(torch.device("mps"), 3)
+    generators = resume.Generators(torch.device("mps"), 3)
     with generators.ours():
         device["state"] = torch.tensor([2], dtype=torch.uint8)
     assert device["state"].tolist() == [1]
     saved = generators.state()
     assert saved["mps"].tolist() == [2]
     # A run that goes on elsewhere takes what there is a generator for.
-    elsewhere = module._Generators(torch.device("cpu"), 0)
+    elsewhere = resume.Generators(torch.device("cpu"), 0)
     elsewhere.load(saved)
     assert elsewhere.state().keys() == {"cpu"}
     assert torch.equal(elsewhere.state()["cpu"], saved["cpu"])

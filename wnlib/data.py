@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wnlib.files import write_whole
+
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -232,12 +234,7 @@ def _store(root: Path, batches: dict[str, bytes]) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         for name, blob in batches.items():
-            partial = root / f"{name}.{os.getpid()}"
-            try:
-                partial.write_bytes(blob)
-                partial.replace(root / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(root / name, blob)
         (root / ARCHIVE.rsplit("/", 1)[1]).unlink(missing_ok=True)
     except OSError as error:
         print(f"CIFAR-10 was not cached in {root}: {error}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """From bytes to what the network sees: [0, 1], (x − 127.5)/128, and ZCA whitening."""
 
-import os
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wnlib.data import Cifar10, cache_dir
+from wnlib.files import write_whole
 
 Inputs = Literal["unit", "symmetric", "zca"]
 
@@ -88,12 +88,7 @@ class ZCA:
         torch.save([zca.mean, zca.eigenvalues, zca.eigenvectors], content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            try:
-                partial.write_bytes(content.getvalue())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(path, content.getvalue())
         except OSError:  # a cache that cannot be written is done without
             pass
         return zca

@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wnlib.files import write_whole
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
 
@@ -125,8 +125,8 @@ class Run:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace(folder / "history.csv", table.getvalue().encode())
-            replace(folder / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+            write_whole(folder / "history.csv", table.getvalue().encode())
+            write_whole(folder / "run.json", (json.dumps(record, indent=1) + "\n").encode())
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -177,19 +177,6 @@ def _rows(lines: list[list[str]], path: Path) -> list[Row]:
             raise RunError(f"{path}, line {number} is epoch {row.epoch}, not {number - 1}")
         rows.append(row)
     return rows
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is seen whole or not at all, even through a power cut."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_runs(folder: Path | str) -> list[Run]:
