@@ -1,6 +1,8 @@
 """Scaling and ZCA whitening in closed form, and the whitening's cache."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,14 +202,23 @@ def test_unwritable_cache_is_done_without(sample, zca, tmp_path, monkeypatch, fi
 
 
 def test_full_disk_is_done_without(sample, zca, own_cache, monkeypatch, fits):
-    from wnlib import files
+    write_whole = Path.write_bytes
 
-    own_cache.mkdir()
-    monkeypatch.setattr(files.os, "getpid", lambda: 1)
-    # No file can be opened under the name of the unfinished one.
-    (own_cache / f"zca-{sample.digest}.pt.1").mkdir()
+    def fill_up(path, blob):
+        write_whole(path, blob[:1000])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill_up)
+        assert_same(ZCA.of(sample), zca)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_unfinished_file_that_cannot_be_opened_is_done_without(sample, zca, own_cache, fits):
+    partial = own_cache / f"zca-{sample.digest}.{os.getpid()}"
+    partial.mkdir(parents=True)
     assert_same(ZCA.of(sample), zca)
-    assert [p.is_dir() for p in own_cache.iterdir()] == [True]
+    assert list(own_cache.iterdir()) == [partial]
 
 
 def test_regularization_follows_the_size_of_the_set(sample, zca, own_cache, fits):

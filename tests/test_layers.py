@@ -338,13 +338,13 @@ def test_norm_is_fp32_under_autocast():
 
 
 def test_half_weights_are_normed_in_fp32():
-    v = torch.full((1, 4096), 0.01, dtype=torch.bfloat16)  # a sum in bf16 stalls at 256 terms
-    layer = nn.Linear(4096, 1, bias=False, dtype=torch.bfloat16)
+    v = torch.full((1, 5000), 0.01, dtype=torch.bfloat16)
+    layer = nn.Linear(5000, 1, bias=False, dtype=torch.bfloat16)
     with torch.no_grad():
         layer.weight.copy_(v)
     norm = weight_norm(layer).parametrizations.weight[0].norm(v)
     assert norm.dtype == torch.float32
-    torch.testing.assert_close(norm.item(), 64 * v[0, 0].item(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(norm.item(), 5000**0.5 * v[0, 0].item(), rtol=1e-5, atol=0)
 
 
 @every_scale
