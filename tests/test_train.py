@@ -494,6 +494,19 @@ def test_optimizer_is_the_recipes():
     assert not optimizer.defaults["amsgrad"]
 
 
+def test_training_figures_are_means_over_the_minibatches(tiny, monkeypatch):
+    real, seen = module.training_step, []
+
+    def step(model, optimizer, scaler, x, y):
+        loss, logits = real(model, optimizer, scaler, x, y)
+        seen.append((loss.item(), (logits.argmax(1) != y).float().mean().item()))
+        return loss, logits
+
+    monkeypatch.setattr(module, "training_step", step)
+    (row,) = train(small(batch_size=15, epochs=1), tiny)  # 10 of the 40 images are left out
+    assert (row.train_loss, row.train_error) == pytest.approx(tuple(np.mean(seen, axis=0)))
+
+
 @pytest.mark.parametrize("scale", ["linear", "exp"])
 @pytest.mark.parametrize("noise", ["gaussian", "uniform"])
 def test_network_is_the_recipes(scale, noise):
