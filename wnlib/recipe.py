@@ -81,8 +81,9 @@ class Recipe:
     def report(cls, norm: Norm | str) -> "Recipe":
         """The report's settings, from its text and its released code.
 
-        Two slips of that code are not repeated: its batch norm never updates the moving variance,
-        and its WN + mean-only BN subtracts the minibatch mean twice at the start.
+        Three slips of that code are not repeated: its batch norm never updates the moving variance,
+        its mean-only BN is reached only with weight norm, and together with weight norm it
+        subtracts the minibatch mean twice at the start.
         """
         norm = Norm(norm)
         return cls(
