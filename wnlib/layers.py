@@ -111,7 +111,7 @@ def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
     Args:
         module: any layer with a floating-point `weight` of two or more dimensions: Linear,
             Conv1d-3d, ConvTranspose1d-3d, Bilinear, Embedding.
-        scale: "linear" learns g; "exp" learns s with g = eˢ (Section 2.1).
+        scale: "linear" learns g; "exp" learns s with g = eˢ (Section 2).
 
     Returns:
         The same module.

@@ -22,7 +22,7 @@ class Recipe:
     norm: Norm  # one of the five configurations
     name: str = "paper"  # where the settings come from
     width: int = 96  # channels of the first three layers, half those of the others
-    scale: Literal["linear", "exp"] = "linear"  # of weight norm: g, or s with g = exp(s) (2.1)
+    scale: Literal["linear", "exp"] = "linear"  # of weight norm: g, or s with g = exp(s) (2)
 
     inputs: Inputs = "zca"  # symmetric, then ZCA whitening (5.1; regularization 1e-5: code)
     noise: Literal["gaussian", "uniform"] = "gaussian"  # on the inputs, in training (5.1)
