@@ -27,7 +27,7 @@ book: site ## build the book; at a terminal, serve it on http://127.0.0.1:8000 (
 site: $(SITE) ## only build the book, strictly, into _build/html
 
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
-$(SITE): _config.yml _toc.yml $(PAGES) | setup
+$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py) | setup
 	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
 	@$(VENV)/jupyter-book build . -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \

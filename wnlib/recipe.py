@@ -13,34 +13,34 @@ class Recipe:
     """One training run. `Recipe.paper` and `Recipe.report` fill it in as their sources have it.
 
     The defaults are the paper's: Section 5.1, or its released code (github.com/openai/weightnorm,
-    folder lasagne) where that says more than the text.
+    folder lasagne) where that says more than the text. In parentheses: the section, or "code".
 
     Raises:
         ValueError: at construction, for a value that no run can have.
     """
 
-    norm: Norm  # one of the five configurations
-    name: str = "paper"  # where the settings come from
-    width: int = 96  # channels of the first three layers, half those of the others
-    scale: Literal["linear", "exp"] = "linear"  # of weight norm: g, or s with g = exp(s) (2)
+    norm: Norm  #: one of the five configurations
+    name: str = "paper"  #: where the settings come from
+    width: int = 96  #: channels of the first three layers, half those of the others
+    scale: Literal["linear", "exp"] = "linear"  #: weight norm's g, or s with g = exp(s) (2)
 
-    inputs: Inputs = "zca"  # symmetric, then ZCA whitening (5.1; regularization 1e-5: code)
-    noise: Literal["gaussian", "uniform"] = "gaussian"  # on the inputs, in training (5.1)
-    sigma: float = 0.15  # the noise's standard deviation (5.1)
-    dropout: float = 0.5  # after each of the two poolings (code)
-    bn_eps: float = 1e-6  # added to batch norm's variance (code)
+    inputs: Inputs = "zca"  #: symmetric, then ZCA whitening (5.1; its 1e-5 is the code's)
+    noise: Literal["gaussian", "uniform"] = "gaussian"  #: on the inputs, in training (5.1)
+    sigma: float = 0.15  #: the noise's standard deviation (5.1)
+    dropout: float = 0.5  #: after each of the two poolings (code)
+    bn_eps: float = 1e-6  #: added to batch norm's variance (code)
 
-    init_images: int = 500  # the minibatch of data-dependent initialization; 0: none (code)
+    init_images: int = 500  #: minibatch of data-dependent initialization, 0 for none (code)
 
-    epochs: int = 200  # (5.1)
-    batch_size: int = 100  # (5.1)
-    lr: float = 0.003  # Adam's (5.1)
-    decay_from: float = 0.5  # fraction of the epochs after which lr falls to 0; 1: never (5.1)
-    beta1: float = 0.9  # Adam's, before that (5.1)
-    late_beta1: float = 0.5  # and after (5.1)
-    adam_eps: float = 1e-4  # the code adds 1e-8 under the root, torch adds eps outside of it
+    epochs: int = 200  #: passes over the training images (5.1)
+    batch_size: int = 100  #: images a step (5.1)
+    lr: float = 0.003  #: Adam's learning rate (5.1)
+    decay_from: float = 0.5  #: part of the epochs after which lr falls to 0, 1 for never (5.1)
+    beta1: float = 0.9  #: Adam's β₁, before that (5.1)
+    late_beta1: float = 0.5  #: and after (5.1)
+    adam_eps: float = 1e-4  #: the code adds 1e-8 under the root, torch adds eps outside of it
 
-    seed: int = 0
+    seed: int = 0  #: of all generators of the run
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", Norm(self.norm))

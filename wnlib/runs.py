@@ -35,23 +35,23 @@ class RunError(RuntimeError):
 class Row(NamedTuple):
     """One epoch. What was not recorded is NaN."""
 
-    epoch: int  # from 1
-    lr: float
-    train_loss: float  # mean over the epoch's minibatches, noise and dropout on
-    train_error: float  # likewise
-    test_loss: float
-    test_error: float
-    seconds: float  # training and evaluation
+    epoch: int  #: from 1
+    lr: float  #: learning rate
+    train_loss: float  #: mean over the epoch's minibatches, noise and dropout on
+    train_error: float  #: likewise
+    test_loss: float  #: over all test images
+    test_error: float  #: likewise
+    seconds: float  #: training and evaluation
 
 
 class Summary(NamedTuple):
     """The errors of one run, three ways: as people select them, and as they should be reported."""
 
-    best_error: float
-    best_epoch: int
-    final_error: float
-    last20_error: float  # mean over the last 20 epochs, or all if fewer
-    wall_seconds: float
+    best_error: float  #: the lowest of any epoch
+    best_epoch: int  #: its epoch
+    final_error: float  #: after the last epoch
+    last20_error: float  #: mean over the last 20 epochs, or all if fewer
+    wall_seconds: float  #: of the whole run
 
 
 @dataclass
