@@ -9,6 +9,7 @@ to standard error, keeps its file.
 import hashlib
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ def _run(notebook: Any, path: Path, timeout: int) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:
-        client.execute()
+        # A dying kernel may have last words of its own; what a cell writes comes another way.
+        client.execute(stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         why = f"{error.ename}: {_line(error.evalue)}"
     except CellTimeoutError:
