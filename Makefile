@@ -27,10 +27,11 @@ book: site ## build the book; at a terminal, serve it on http://127.0.0.1:8000 (
 site: $(SITE) ## only build the book, strictly, into _build/html
 
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
+# --all: without it a style sheet that changed alone would stay behind.
 $(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py) | setup
 	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
-	@$(VENV)/jupyter-book build . -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \
+	@$(VENV)/jupyter-book build . --all -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \
 	sed "s/$$(printf '\033')\[[0-9;]*m//g" _build/colored.log > _build/site.log; rm _build/colored.log; \
 	[ $$status = 0 ] || { \
 	  grep -E 'WARNING|ERROR' _build/site.log >&2 || tail -n 20 _build/site.log >&2; \
