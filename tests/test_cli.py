@@ -17,7 +17,7 @@ from wnlib import Norm, Run, __main__
 from wnlib.__main__ import main
 from wnlib.bench import compare_steps
 from wnlib.data import DataError
-from wnlib.train import find_device
+from wnlib.step import find_device
 
 # The report's recipe does not whiten, which saves seconds.
 SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]

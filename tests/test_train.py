@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import wnlib
 from wnlib import ConvPoolCNNC, Norm, Recipe, Run, resume, train
 from wnlib.runs import RunError
-from wnlib.train import autocast_type, build, build_optimizer, evaluate, find_device
+from wnlib.step import autocast_type, build, build_optimizer, evaluate, find_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 module = import_module("wnlib.train")  # the name in the package is the function
@@ -36,7 +36,8 @@ def on_the_cpu(monkeypatch):
 
 @pytest.fixture
 def fp32(monkeypatch):
-    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
+    for each in (module, wnlib.step):
+        monkeypatch.setattr(each, "autocast_type", lambda _: torch.float32)
 
 
 def small(norm="wn", **changes):
@@ -661,7 +662,8 @@ def test_training_is_the_plain_training(tiny, monkeypatch, norm, scale, init):
 def test_bf16_is_near_fp32(tiny, monkeypatch):
     losses = []
     for dtype in (torch.bfloat16, torch.float32):
-        monkeypatch.setattr(module, "autocast_type", lambda _, dtype=dtype: dtype)
+        for each in (module, wnlib.step):
+            monkeypatch.setattr(each, "autocast_type", lambda _, dtype=dtype: dtype)
         (row,) = train(small(epochs=1), tiny)
         losses.append(row.train_loss)
     assert losses[0] != losses[1]

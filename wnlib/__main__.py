@@ -12,7 +12,8 @@ from wnlib.data import Cifar10, DataError, cache_dir, load_cifar10
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
 from wnlib.runs import Row, Run, RunError
-from wnlib.train import find_device, train
+from wnlib.step import find_device
+from wnlib.train import train
 
 
 class _Parser(argparse.ArgumentParser):

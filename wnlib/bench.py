@@ -15,7 +15,7 @@ from wnlib.data import Cifar10
 from wnlib.inputs import prepare
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.train import build, build_optimizer, training_step
+from wnlib.step import build, build_optimizer, training_step
 
 BATCH = 100
 
