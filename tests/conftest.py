@@ -1,12 +1,16 @@
 """What every test may use: the embedded sample, and a cache that is not the user's."""
 
 import dataclasses
+import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+import wnlib
 from wnlib.data import Cifar10, load_cifar10
 
 
@@ -53,3 +57,27 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def javascript():
+    """Evaluates an expression on a script, m, under node: javascript("base", "m.f(x)", x=1)."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node; with Debian: apt-get install nodejs")
+    folder = Path(wnlib.__file__).parent / "widgets"
+
+    def call(script, expression, **values):
+        names = ", ".join(values)
+        code = (
+            f"import * as m from {json.dumps((folder / f'{script}.js').as_uri())};"
+            f"const {{{names}}} = {json.dumps(values)};"
+            f"console.log(JSON.stringify({expression}))"
+        )
+        done = subprocess.run(
+            [node, "--input-type=module", "-"], input=code, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from repository import rename
 
 import wnlib
+from wnlib import widgets
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ("sh", "make", "awk", "sed", "grep", "tail", "cat", "cksum", "cp", "uname", "rm", "mkdir")
@@ -343,6 +344,7 @@ def test_public_names() -> None:
         *("Norm", "weight_norm", "MeanOnlyBatchNorm", "data_dependent_init", "ConvPoolCNNC"),
         *("load_cifar10", "Recipe", "train", "Run", "load_runs"),
         *("plot_training_loss", "plot_test_error", "plot_running_time", "table"),
+        *widgets.__all__,
     }
     for name in wnlib.__all__:
         assert getattr(wnlib, name).__doc__, f"{name} is public and has no docstring"

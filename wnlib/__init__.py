@@ -15,8 +15,10 @@ from wnlib.train import train
 
 if TYPE_CHECKING:
     from wnlib.plots import plot_running_time, plot_test_error, plot_training_loss, table
+    from wnlib.widgets import Activations
 
 __all__ = [
+    "Activations",
     "ConvPoolCNNC",
     "MeanOnlyBatchNorm",
     "Norm",
@@ -34,8 +36,13 @@ __all__ = [
 ]
 
 
+# Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
+_PLOTS = ("plot_running_time", "plot_test_error", "plot_training_loss", "table")
+_WIDGETS = ("Activations",)
+
+
 def __getattr__(name: str) -> Any:
-    # Plots are imported when they are first used: matplotlib takes longer than all of wnlib.
-    if name in ("plot_running_time", "plot_test_error", "plot_training_loss", "table"):
-        return getattr(import_module("wnlib.plots"), name)
+    for names, home in ((_PLOTS, "wnlib.plots"), (_WIDGETS, "wnlib.widgets")):
+        if name in names:
+            return getattr(import_module(home), name)
     raise AttributeError(f"module 'wnlib' has no attribute {name!r}")
