@@ -86,6 +86,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "from IPython.display import HTML\n"
         "HTML('<p>rows: 3</p><img src=\"data:image/png;base64,QUJD\">')",
         "{'a': 1}",
+        "from wnlib import Activations\nActivations()",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
     book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
@@ -130,7 +131,9 @@ def test_execute_stores_one_form(small: Path) -> None:
     book = nbformat.read(small, as_version=4)
     assert problems(book) == []
     assert set(book.metadata) == {"kernelspec", "language_info"}
-    assert [dict(c.metadata) for c in book.cells] == [{}, {}, {"tags": ["hide-input"]}]
+    assert [dict(c.metadata) for c in book.cells] == [{}, {}, {"tags": ["hide-input"]}, {}]
+    # A figure is stored as the page shows it, not as a view of a kernel that is gone.
+    assert set(book.cells[3].outputs[0].data) == {"text/html", "text/plain"}
     assert book.cells[0].outputs[0].text == "one\ntwo\n", "printed text is stored in pieces"
     assert first.endswith(b"}\n")
     assert b"2020" not in first
@@ -142,7 +145,7 @@ def test_execute_keeps_ids(small: Path, tmp_path: Path) -> None:
     book.cells[2].id = book.cells[0].id
     kept = normalise(deepcopy(book))
     assert [c.id for c in kept.cells[:2]] == [c.id for c in book.cells[:2]]
-    assert len({c.id for c in kept.cells}) == 3, "two cells with one id are no valid notebook"
+    assert len({c.id for c in kept.cells}) == 4, "two cells with one id are no valid notebook"
 
 
 def test_execute_refuses(tmp_path: Path) -> None:
@@ -185,15 +188,40 @@ def test_execute_ends_a_long_cell(tmp_path: Path) -> None:
 
 
 def test_nbval_bites(small: Path, tmp_path: Path) -> None:
-    assert "3 passed" in run_nbval(small), "the notebook does not pass as stored"
+    assert "4 passed" in run_nbval(small), "the notebook does not pass as stored"
     book = nbformat.read(small, as_version=4)
-    printed, shown, result = (cell.outputs[0] for cell in book.cells)
+    printed, shown, result, figure = (cell.outputs[0] for cell in book.cells)
     printed.text = printed.text.replace("two", "too")
     shown.data["text/html"] = shown.data["text/html"].replace("rows: 3", "rows: 4")
     result.data["text/plain"] = "{'a': 2}"
+    data = figure.data["text/html"]
+    assert '"slope":0.1' in data
+    figure.data["text/html"] = data.replace('"slope":0.1', '"slope":0.2')
     corrupted = tmp_path / "corrupted.ipynb"
     nbformat.write(book, corrupted)
-    assert "3 failed" in run_nbval(corrupted), "a corrupted output passes as the right one"
+    assert "4 failed" in run_nbval(corrupted), "a corrupted output passes as the right one"
+
+
+def test_a_corrupted_record_fails(tmp_path: Path) -> None:
+    """One digit of one epoch of a recorded run, and the chapter that shows it no longer passes."""
+    chapter = nbformat.read(BOOK / "08-reading-the-report.ipynb", as_version=4)
+    cells = [c for c in chapter.cells if c.cell_type == "code"]
+    last = next(
+        i for i, c in enumerate(cells) if "claim-report-selection" in c.metadata.get("tags", [])
+    )
+    chapter.cells = cells[: last + 1]
+    for cell in chapter.cells[:-1]:
+        cell.metadata["tags"] = ["nbval-ignore-output"]
+    nbformat.write(chapter, tmp_path / "part.ipynb")
+    shutil.copytree(BOOK / "runs", tmp_path / "runs")
+    assert f"{last + 1} passed" in run_nbval(tmp_path / "part.ipynb")
+
+    path = tmp_path / "runs" / "report-2019" / "wn" / "history.csv"
+    lines = path.read_text().splitlines()
+    *before, test_error, seconds = lines[-1].split(",")
+    lines[-1] = ",".join([*before, str(round(float(test_error) + 0.001, 4)), seconds])
+    path.write_text("\n".join(lines) + "\n")
+    assert "1 failed" in run_nbval(tmp_path / "part.ipynb"), "an altered record goes unnoticed"
 
 
 def test_nbval_passes_over_pixels(small: Path, tmp_path: Path) -> None:
@@ -202,7 +230,7 @@ def test_nbval_passes_over_pixels(small: Path, tmp_path: Path) -> None:
     html = book.cells[1].outputs[0].data["text/html"]
     book.cells[1].outputs[0].data["text/html"] = html.replace("QUJD", "WFla\n")
     nbformat.write(book, other)
-    assert "3 passed" in run_nbval(other), "other pixels of the same figure fail"
+    assert "4 passed" in run_nbval(other), "other pixels of the same figure fail"
 
 
 def test_the_guard_bites(small: Path) -> None:

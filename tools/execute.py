@@ -24,6 +24,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 300  # seconds a cell may take
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
 
@@ -124,6 +125,9 @@ def normalise(notebook: Any) -> Any:
         cell.execution_count = number if _is_code(cell) else None
         cell.outputs = list(_joined(cell.outputs))
         for output in cell.outputs:
+            if WIDGET in output.get("data", {}) and "text/html" in output.data:
+                del output.data[WIDGET]  # a kernel's: in a stored notebook it leads to nothing
+                output.metadata = nbformat.from_dict({})
             if "execution_count" in output:
                 output.execution_count = cell.execution_count
     nbformat.validate(notebook)
