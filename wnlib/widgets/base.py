@@ -16,6 +16,16 @@ from wnlib.plots import Plot
 FOLDER = Path(__file__).parent
 
 
+class Number(traitlets.Float):
+    """A finite number: a NaN would pass a Float's min and max, and has no JSON."""
+
+    def validate(self, obj: Any, value: Any) -> float:
+        value = super().validate(obj, value)
+        if not math.isfinite(value):
+            self.error(obj, value)
+        return value
+
+
 class Figure(anywidget.AnyWidget):
     """A figure to play with: in Jupyter and Colab a widget, on a page without a kernel HTML.
 
@@ -76,14 +86,20 @@ class Figure(anywidget.AnyWidget):
 
 @cache
 def module(script: str) -> str:
-    """The figure's front end as one ES module: the base, then the script, which imports from it."""
-    parts = []
-    for name in ("base", script):
+    """The figure's front end as one ES module: the local scripts that it imports, then itself."""
+    parts: dict[str, str] = {}
+
+    def add(name: str) -> None:
         text = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
+        for other in re.findall(r'^import [^;]*? from "\./(\w+)\.js";$', text, re.M):
+            if other not in parts:
+                add(other)
         text = re.sub(r"^import .*?;\n", "", text, flags=re.M | re.S)
         text = re.sub(r"^export (?!default)", "", text, flags=re.M)
-        parts.append(re.sub(r"^\s*(//|/\*\*).*\n|^\s+", "", text, flags=re.M))
-    return "\n".join(parts)
+        parts[name] = re.sub(r"^\s*(//|/\*\*).*\n|^\s+", "", text, flags=re.M)
+
+    add(script)
+    return "\n".join(parts.values())
 
 
 def page_script(script: str, name: str) -> str:
