@@ -86,7 +86,7 @@ def shuffle_g(layer):
 
 
 def gradients(kind, scale):
-    """One layer's v, g, ∇_w, ∇_g (or ∇_s) and ∇_v, as rows and columns, from autograd alone."""
+    """One layer's v, g, ∇_w, ∇_g (or ∇_s) and ∇_v, as rows and columns, from `backward`."""
     layer = weight_norm(make(kind), scale)
     shuffle_g(layer)
     plain = make(kind)
@@ -327,6 +327,20 @@ def test_every_float_type_is_kept(dtype, scale):
     torch.testing.assert_close(layer.weight.double(), weight.double(), rtol=rtol, atol=0)
 
 
+@every_scale
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_gradients_of_every_float_type_are_taken_in_fp32(dtype, scale):
+    layer = weight_norm(nn.Linear(3000, 4, dtype=dtype), scale)
+    wide = copy.deepcopy(layer).double()
+    coefficients = torch.randn(4, 3000).to(dtype)
+    for each in (layer, wide):
+        (each.weight * coefficients.to(each.weight.dtype)).sum().backward()
+    for p, q in zip(originals(layer), originals(wide), strict=True):
+        assert p.grad.dtype == dtype
+        atol = 2 * torch.finfo(dtype).eps * q.grad.abs().max().item()
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=0, atol=atol)
+
+
 def test_norm_is_fp32_under_autocast():
     layer = weight_norm(nn.Linear(1000, 4))
     plain = layer.weight.detach().clone()
@@ -443,6 +457,22 @@ def test_functional_call_takes_other_g_and_v():
     layer(x).sum().backward()
     for name, parameter in layer.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad)
+
+
+def test_gradients_of_each_image_by_vmap():
+    layer = weight_norm(nn.Linear(4, 3))
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    x = torch.randn(5, 4)
+
+    def loss(p, x):
+        return functional_call(layer, p, x).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for i in range(5):
+        layer.zero_grad()
+        layer(x[i]).square().sum().backward()
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(grads[name][i], parameter.grad)
 
 
 def test_meta_device_costs_no_memory():
@@ -605,6 +635,23 @@ def test_mobn_takes_means_in_fp32(dtype):
     assert layer.running_mean.dtype == torch.float32
     torch.testing.assert_close(layer.running_mean.double(), t.double().mean(0), rtol=1e-5, atol=0)
     assert layer.eval()(t).dtype == dtype
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pixels", [(1, 1), (6, 6), (32, 32)], ids=str)
+def test_mobn_takes_means_of_bf16_images_to_17_bits(pixels, layout):
+    layer = mobn(5, decay=0.0)
+    t = (torch.randn(50, 5, *pixels) + torch.arange(5.0).view(5, 1, 1)).to(torch.bfloat16)
+    t = t.contiguous(memory_format=layout).requires_grad_()
+    grad = (torch.randn(t.shape) + 3).to(torch.bfloat16)
+    layer(t).backward(grad)
+    size = t.detach().double().abs().mean((0, 2, 3))
+    error = layer.running_mean.double() - t.detach().double().mean((0, 2, 3))
+    assert (error.abs() < 2**-17 * size).all()
+    expected = grad.double().sum((0, 2, 3))
+    torch.testing.assert_close(layer.bias.grad.double(), expected, rtol=2**-17, atol=0)
+    expected = grad.double() - grad.double().mean((0, 2, 3), keepdim=True)
+    torch.testing.assert_close(t.grad.double(), expected, rtol=2**-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -71,11 +71,7 @@ class WeightNorm(nn.Module):
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         scale = g.exp() if self.exp else g
-        norm = self.norm(v)
-        # Adding one where the norm is zero gives w = 0 there, with finite gradients.
-        ratio = scale / (norm + (norm == 0))
-        # v first: the product has v's memory format.
-        return (v * self.spread(ratio, v)).to(v.dtype)
+        return _Scaled.apply(scale, self.units(v), self.dims).reshape(v.shape)
 
     def right_inverse(self, w: Tensor) -> tuple[Tensor, Tensor]:
         g = self.norm(w)
@@ -83,18 +79,56 @@ class WeightNorm(nn.Module):
             g = g.clamp_min(torch.finfo(g.dtype).tiny).log()
         return g.to(w.dtype), w
 
+    def units(self, v: Tensor) -> Tensor:
+        """v as g broadcasts against it: the groups of a transposed convolution apart."""
+        return v.unflatten(0, (self.groups, -1)) if self.groups > 1 else v
+
     def norm(self, v: Tensor) -> Tensor:
         """‖v‖ of every output unit, in fp32 or wider, in the shape of g."""
-        dtype = torch.promote_types(v.dtype, torch.float32)
-        if self.groups > 1:
-            v = v.unflatten(0, (self.groups, -1))
-        return torch.linalg.vector_norm(v, dim=self.dims, keepdim=True, dtype=dtype)
+        return _norm(self.units(v), self.dims)
 
     def spread(self, ratio: Tensor, v: Tensor) -> Tensor:
         """One number an output unit, in the shape of g, as it broadcasts against v."""
         if self.groups == 1:
             return ratio
         return ratio.expand(-1, v.shape[0] // self.groups, *ratio.shape[2:]).flatten(0, 1)
+
+
+class _Scaled(torch.autograd.Function):
+    """w = g v / ‖v‖ with its gradients as eq. 2 has them; ‖v‖ over `dims`, g with ones there.
+
+    Autograd finds the same gradients, in twice the time. Where v is zero, 1 stands in for ‖v‖:
+    w is zero there, and the gradients are finite.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g: Tensor, v: Tensor, dims: list[int]) -> Tensor:
+        norm = _norm(v, dims)
+        # v first: the product has v's memory format.
+        return (v * (g / (norm + (norm == 0)))).to(v.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, list[int]], output: Tensor) -> None:
+        g, v, ctx.dims = inputs
+        ctx.save_for_backward(g, v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        g, v = ctx.saved_tensors
+        norm = _norm(v, ctx.dims)
+        norm = norm + (norm == 0)
+        grad_w, wide_v = grad.to(norm.dtype), v.to(norm.dtype)
+        grad_g = (grad_w * wide_v).sum(ctx.dims, keepdim=True) / norm
+        ratio = g / norm
+        grad_v = torch.addcmul(grad_w * ratio, wide_v, ratio * grad_g / norm, value=-1)
+        return grad_g.to(g.dtype), grad_v.to(v.dtype), None
+
+
+def _norm(v: Tensor, dims: list[int]) -> Tensor:
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    return torch.linalg.vector_norm(v, dim=dims, keepdim=True, dtype=dtype)
 
 
 def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
@@ -211,8 +245,24 @@ class _Centre(torch.autograd.Function):
 
 def _mean(t: Tensor) -> Tensor:
     """The mean of each channel, (N, C, …) to (C,), in fp32 or wider."""
+    if t.dtype is torch.bfloat16 and t.device.type == "cpu" and t.ndim > 2:
+        return _bf16_sum(t) / (t.numel() // t.shape[1])
     dtype = torch.promote_types(t.dtype, torch.float32)
     return t.mean([0, *range(2, t.ndim)], dtype=dtype)
+
+
+def _bf16_sum(t: Tensor) -> Tensor:
+    """The sum of each channel in fp32 to 17 bits, bf16 (N, C, …) to (C,).
+
+    On a CPU torch copies a bf16 tensor to fp32 before it adds it up. A product with ones adds in
+    fp32 where it stands and rounds the sum to bf16; a second one finds what the rounding took off.
+    At width 96 that takes a tenth of the time.
+    """
+    pixels = t.flatten(2)  # (N, C, P)
+    ones = t.new_ones(len(t), pixels.shape[2], 1)
+    rough = torch.bmm(pixels, ones)  # (N, C, 1)
+    rest = torch.baddbmm(rough, pixels, ones, beta=-1)
+    return (rough.float() + rest).sum((0, 2))
 
 
 def _add(t: Tensor, shift: Tensor) -> Tensor:
