@@ -7,4 +7,6 @@ from wnlib.widgets.base import Figure
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "Activations": widgets.Activations,
+    "ConvolutionArithmetic": widgets.ConvolutionArithmetic,
+    "Curvature": widgets.Curvature,
 }

@@ -15,11 +15,13 @@ from wnlib.train import train
 
 if TYPE_CHECKING:
     from wnlib.plots import plot_running_time, plot_test_error, plot_training_loss, table
-    from wnlib.widgets import Activations
+    from wnlib.widgets import Activations, ConvolutionArithmetic, Curvature
 
 __all__ = [
     "Activations",
     "ConvPoolCNNC",
+    "ConvolutionArithmetic",
+    "Curvature",
     "MeanOnlyBatchNorm",
     "Norm",
     "Recipe",
@@ -38,7 +40,11 @@ __all__ = [
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _PLOTS = ("plot_running_time", "plot_test_error", "plot_training_loss", "table")
-_WIDGETS = ("Activations",)
+_WIDGETS = (
+    "Activations",
+    "ConvolutionArithmetic",
+    "Curvature",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 """Figures to play with: widgets where there is a kernel, live HTML where there is none."""
 
 from wnlib.widgets.activations import Activations
+from wnlib.widgets.convolution import ConvolutionArithmetic
+from wnlib.widgets.curvature import Curvature
 
-__all__ = ["Activations"]
+__all__ = ["Activations", "ConvolutionArithmetic", "Curvature"]

@@ -21,11 +21,13 @@ figure[data-dark] { --accent: #56B4E9; --on-accent: #10181e; color-scheme: dark;
 .head strong { font-size: 1.02em; }
 .controls { display: flex; flex-wrap: wrap; gap: 0.4rem 1.25rem; align-items: center; margin: 0.5rem 0; }
 .controls:empty { display: none; }
-label, fieldset { display: inline-flex; flex-wrap: wrap; gap: 0.2rem 0.5rem; align-items: center; min-height: 32px;
+label { flex-wrap: nowrap; }
+fieldset { flex-wrap: wrap; }
+label, fieldset { display: inline-flex; gap: 0.2rem 0.5rem; align-items: center; min-height: 32px;
   max-width: 100%; }
 fieldset { border: 0; margin: 0; padding: 0; }
 legend { display: contents; }
-input[type="range"] { width: 9.5rem; max-width: 60vw; height: 28px; margin: 0; cursor: pointer; }
+input[type="range"] { flex: 1 1 5rem; width: 9.5rem; min-width: 5rem; max-width: 9.5rem; height: 28px; margin: 0; cursor: pointer; }
 input[type="radio"], input[type="checkbox"] { margin: 0; width: 1rem; height: 1rem; cursor: pointer; }
 .chip { gap: 0.35rem; padding: 0 0.6rem; border: 1px solid var(--line); border-radius: 999px; cursor: pointer; }
 .chip:has(:checked) { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
@@ -99,11 +101,13 @@ export function ticks(low, high, count = 5) {
   return result;
 }
 
-/** Powers of ten from low to high; 1, 2, 5 times them where there are few. */
+/** Powers of ten from low to high: 1, 2, 5 times them where there are few, not all where there are many. */
 export function logTicks(low, high) {
   const result = [];
-  const wide = Math.log10(high / low) > 2.5;
-  for (let k = Math.floor(Math.log10(low)); k <= Math.ceil(Math.log10(high)); k++)
+  const decades = Math.log10(high / low);
+  const wide = decades > 2.5;
+  const every = Math.ceil(decades / 10) || 1;
+  for (let k = every * Math.floor(Math.log10(low) / every); k <= Math.ceil(Math.log10(high)); k += every)
     for (const m of wide ? [1] : [1, 2, 5]) {
       const value = Number((m * 10 ** k).toPrecision(6));
       if (value >= low * 0.999 && value <= high * 1.001) result.push(value);
@@ -406,7 +410,7 @@ export class Axes {
     return node;
   }
 
-  /** A point to drag, or to move by the arrow keys; `moved(x, y)` is given data coordinates. */
+  /** A point to drag, or to move by the arrow keys; `moved(x, y)` is given data coordinates; `step` may be a function. */
   handle(label, moved, { radius = 9, step = 0.05, ...attributes } = {}) {
     const dot = s("circle", { r: radius, fill: "var(--accent)", stroke: "currentColor", ...attributes });
     const node = s("g", { class: "handle", tabindex: 0, role: "application", "aria-roledescription": "point", "aria-label": label }, s("circle", { r: 22, fill: "transparent" }), dot);
@@ -425,7 +429,7 @@ export class Axes {
       const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       if (!by) return;
       event.preventDefault();
-      const size = step * (event.shiftKey ? 5 : 1);
+      const size = (typeof step === "function" ? step() : step) * (event.shiftKey ? 5 : 1);
       moved(at.x + size * by[0], at.y + size * by[1]);
     });
     this.front.append(node);
