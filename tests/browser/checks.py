@@ -1,0 +1,125 @@
+"""What a page may not do to its reader. Each check returns its findings, one line each."""
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+AXE = Axe()
+PHONE = {"width": 360, "height": 740}
+
+# Contrast is looked up token by token. In code a colour goes with the token's class, so one block
+# for every set of classes is enough, and takes a tenth of the time.
+MARK_REPEATED_CODE = """
+() => {
+  const seen = new Set();
+  for (const block of document.querySelectorAll("div.highlight > pre")) {
+    const classes = [...block.querySelectorAll("span")].map((span) => span.className);
+    block.toggleAttribute("data-repeated", classes.every((name) => seen.has(name)));
+    classes.forEach((name) => seen.add(name));
+  }
+}"""
+
+
+# A colour on its way from one theme to the other is nobody's choice.
+FINISH_TRANSITIONS = (
+    "() => document.getAnimations().forEach((a) => a.transitionProperty && a.finish())"
+)
+
+
+def accessibility(page: Page, *, colours_only: bool = False) -> list[str]:
+    """What axe-core calls serious or critical; only its look at colours, if so wished."""
+    page.evaluate(MARK_REPEATED_CODE)
+    page.evaluate(FINISH_TRANSITIONS)
+    options = {"resultTypes": ["violations"], "preload": False}
+    if colours_only:
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
+    result = AXE.run(page, context={"exclude": [["[data-repeated]"]]}, options=options)
+    return [
+        f"{found['id']} ({found['impact']}): {node['target'][0]}: {why(node)}"
+        for found in result.response["violations"]
+        if found["impact"] in {"serious", "critical"}
+        for node in found["nodes"]
+    ]
+
+
+def why(node: dict) -> str:
+    failed = [*node["any"], *node["all"], *node["none"]]
+    return failed[0]["message"] if failed else node["html"]
+
+
+def wider_than_a_phone(page: Page) -> list[str]:
+    """What reaches over the right edge of a screen of 360 px and makes it scroll sideways."""
+    before = page.viewport_size
+    page.set_viewport_size(PHONE)
+    found = page.evaluate(
+        """() => {
+          const width = document.documentElement.clientWidth;
+          const scrolls = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth);
+          if (scrolls <= width) return [];
+          const inner = (element) => {
+            for (let e = element.parentElement; e; e = e.parentElement)
+              if (e !== document.body && getComputedStyle(e).overflowX !== "visible") return true;
+            return getComputedStyle(element).position === "fixed";
+          };
+          const wide = [...document.querySelectorAll("body *")].filter(
+            (e) => e.getBoundingClientRect().right > width + 1 && !inner(e));
+          const named = wide.slice(0, 5).map((e) => e.outerHTML.slice(0, 120));
+          return [`the page is ${scrolls} px wide`, ...named];
+        }"""
+    )
+    page.set_viewport_size(before)
+    return found
+
+
+def images(page: Page) -> list[str]:
+    """Images without alternative text, and images that did not load."""
+    return page.evaluate(
+        """() => [...document.images].flatMap((image) => {
+          const name = image.outerHTML.slice(0, 100);
+          return [
+            ...(image.alt.trim() ? [] : [`no alternative text: ${name}`]),
+            ...(image.complete && !image.naturalWidth ? [`not drawn: ${name}`] : []),
+          ];
+        })"""
+    )
+
+
+def focus(page: Page) -> list[str]:
+    """What can be reached by keyboard but shows no outline, or is not to be seen."""
+    page.keyboard.press("Tab")  # whoever uses the keyboard sees the focus, from here on
+    found = page.evaluate(
+        """() => {
+          const all = "a[href], button, input, select, textarea, summary, [tabindex]";
+          const found = [];
+          for (const element of document.querySelectorAll(all)) {
+            if (element.tabIndex < 0 || element.disabled || !element.checkVisibility()) continue;
+            element.focus({ preventScroll: true });
+            if (document.activeElement !== element) continue;
+            const style = getComputedStyle(element);
+            const name = element.outerHTML.replace(/\\s+/g, " ").slice(0, 100);
+            const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+            if (!outlined) found.push(`focus without an outline: ${name}`);
+            const box = element.getBoundingClientRect();
+            if (!(box.width > 1 && box.height > 1)) found.push(`focus nowhere to be seen: ${name}`);
+          }
+          document.activeElement.blur();
+          return found;
+        }"""
+    )
+    return found
+
+
+def shown_images(page: Page) -> list[str]:
+    """The pictures of the text that can be seen now, by their sources."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("main img")]
+          .filter((image) => image.checkVisibility())
+          .map((image) => image.getAttribute("src"))"""
+    )
+
+
+def switch_theme(page: Page) -> None:
+    """Press the theme's switch; what shows then shows at once, in the same task."""
+    page.evaluate(
+        """() => [...document.querySelectorAll("button.theme-switch-button")]
+          .find((button) => button.checkVisibility()).click()"""
+    )
