@@ -50,7 +50,7 @@ _LABELS = {
 
 
 class WeightNorm(nn.Module):
-    """w = g v / ‖v‖ (eq. 1) as a parametrization; its originals are (g, v), or (s, v) with g = eˢ.
+    """w = g v / ‖v‖ (eq. 2) as a parametrization; its originals are (g, v), or (s, v) with g = eˢ.
 
     The order and the names (original0, original1) are those of PyTorch's own
     `parametrizations.weight_norm`, so checkpoints go either way.
@@ -132,7 +132,7 @@ def _norm(v: Tensor, dims: list[int]) -> Tensor:
 
 
 def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
-    """Write the weight of a layer as w = g v / ‖v‖, one g an output unit (eq. 1).
+    """Write the weight of a layer as w = g v / ‖v‖, one g an output unit (eq. 2).
 
     The weight becomes a `torch.nn.utils.parametrize` parametrization with the parameters
     ``parametrizations.weight.original0`` (g, one an output unit, shaped to broadcast) and
