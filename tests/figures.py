@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from wnlib import widgets
+from wnlib.data import load_cifar10
 from wnlib.widgets.base import Figure
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "Activations": widgets.Activations,
     "ConvolutionArithmetic": widgets.ConvolutionArithmetic,
     "Curvature": widgets.Curvature,
+    "Whitening": lambda: widgets.Whitening(load_cifar10()),
 }

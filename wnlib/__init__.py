@@ -15,7 +15,7 @@ from wnlib.train import train
 
 if TYPE_CHECKING:
     from wnlib.plots import plot_running_time, plot_test_error, plot_training_loss, table
-    from wnlib.widgets import Activations, ConvolutionArithmetic, Curvature
+    from wnlib.widgets import Activations, ConvolutionArithmetic, Curvature, Whitening
 
 __all__ = [
     "Activations",
@@ -26,6 +26,7 @@ __all__ = [
     "Norm",
     "Recipe",
     "Run",
+    "Whitening",
     "data_dependent_init",
     "load_cifar10",
     "load_runs",
@@ -40,11 +41,7 @@ __all__ = [
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _PLOTS = ("plot_running_time", "plot_test_error", "plot_training_loss", "table")
-_WIDGETS = (
-    "Activations",
-    "ConvolutionArithmetic",
-    "Curvature",
-)
+_WIDGETS = ("Activations", "ConvolutionArithmetic", "Curvature", "Whitening")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,5 +3,6 @@
 from wnlib.widgets.activations import Activations
 from wnlib.widgets.convolution import ConvolutionArithmetic
 from wnlib.widgets.curvature import Curvature
+from wnlib.widgets.whitening import Whitening
 
-__all__ = ["Activations", "ConvolutionArithmetic", "Curvature"]
+__all__ = ["Activations", "ConvolutionArithmetic", "Curvature", "Whitening"]
