@@ -15,13 +15,14 @@ from wnlib.train import train
 
 if TYPE_CHECKING:
     from wnlib.plots import plot_running_time, plot_test_error, plot_training_loss, table
-    from wnlib.widgets import Activations, ConvolutionArithmetic, Curvature, Whitening
+    from wnlib.widgets import Activations, ConvolutionArithmetic, Curvature, FiveCurves, Whitening
 
 __all__ = [
     "Activations",
     "ConvPoolCNNC",
     "ConvolutionArithmetic",
     "Curvature",
+    "FiveCurves",
     "MeanOnlyBatchNorm",
     "Norm",
     "Recipe",
@@ -41,7 +42,7 @@ __all__ = [
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _PLOTS = ("plot_running_time", "plot_test_error", "plot_training_loss", "table")
-_WIDGETS = ("Activations", "ConvolutionArithmetic", "Curvature", "Whitening")
+_WIDGETS = ("Activations", "ConvolutionArithmetic", "Curvature", "FiveCurves", "Whitening")
 
 
 def __getattr__(name: str) -> Any:

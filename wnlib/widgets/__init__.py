@@ -3,6 +3,7 @@
 from wnlib.widgets.activations import Activations
 from wnlib.widgets.convolution import ConvolutionArithmetic
 from wnlib.widgets.curvature import Curvature
+from wnlib.widgets.curves import FiveCurves
 from wnlib.widgets.whitening import Whitening
 
-__all__ = ["Activations", "ConvolutionArithmetic", "Curvature", "Whitening"]
+__all__ = ["Activations", "ConvolutionArithmetic", "Curvature", "FiveCurves", "Whitening"]

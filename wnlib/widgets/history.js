@@ -1,0 +1,154 @@
+// What is drawn of recorded runs, as plain functions: which lines, their values, their range, their texts.
+import { format, ticks } from "./base.js";
+import { smooth } from "./savgol.js";
+
+export const METRICS = { train_loss: "Training loss", train_error: "Training error", test_loss: "Test loss", test_error: "Test error" };
+
+export const isError = (metric) => metric.endsWith("error");
+
+/** One line a curve, or one for each of its runs; those of one configuration are numbered, to tell them apart. */
+export function linesOf(data, each) {
+  const count = {};
+  return (data.curves ?? []).flatMap((curve) => {
+    const several = each && curve.runs.length > 1;
+    const parts = several ? curve.runs.map((run) => ({ ...curve, label: `${curve.label}, ${run.name}`, runs: [run] })) : [curve];
+    return parts.map((line) => ({ ...line, variant: (count[line.norm] = (count[line.norm] ?? -1) + 1) }));
+  });
+}
+
+/** Over runs, epoch by epoch: mean, and lowest and highest or a sample standard deviation around it. */
+export function spreadOf(columns, kind) {
+  const length = Math.max(0, ...columns.map((column) => column.length));
+  const result = { mean: [], low: [], high: [] };
+  for (let i = 0; i < length; i++) {
+    const there = columns.map((column) => column[i]).filter((v) => Number.isFinite(v));
+    const mean = there.length ? there.reduce((a, b) => a + b, 0) / there.length : null;
+    const squares = there.reduce((sum, v) => sum + (v - mean) ** 2, 0);
+    const deviation = there.length > 1 ? Math.sqrt(squares / (there.length - 1)) : 0;
+    result.mean.push(mean);
+    result.low.push(mean === null ? null : kind === "range" ? Math.min(...there) : mean - deviation);
+    result.high.push(mean === null ? null : kind === "range" ? Math.max(...there) : mean + deviation);
+  }
+  return result;
+}
+
+/** When each epoch ended, in seconds; `even`: only the total is known, and is spread evenly. null: unknown. */
+export function timesOf(line) {
+  const each = line.runs.map((run) => {
+    const count = epochsOf(run);
+    let sum = 0;
+    if (run.seconds && run.seconds.every((v) => Number.isFinite(v))) return run.seconds.map((v) => (sum += v));
+    return run.wall > 0 && count ? Array.from({ length: count }, (_, i) => (run.wall * (i + 1)) / count) : null;
+  });
+  if (each.some((times) => times === null)) return null;
+  return { times: spreadOf(each, "range").mean, even: line.runs.some((run) => !run.seconds) };
+}
+
+const epochsOf = (run) => Math.max(0, ...Object.keys(METRICS).map((metric) => run[metric]?.length ?? 0));
+
+/** What one line draws: values, raw and smoothed, the band, where it is lowest; null if it has none. */
+export function seriesOf(line, metric, window, degree, kind) {
+  const columns = line.runs.map((run) => run[metric] ?? []);
+  const raw = columns.length === 1 ? columns[0] : spreadOf(columns, kind).mean;
+  if (!raw.some((v) => Number.isFinite(v))) return null;
+  const smoothed = window > 1 ? columns.map((column) => smooth(column, window, degree)) : columns;
+  const { mean, low, high } = spreadOf(smoothed, kind);
+  let best = -1;
+  raw.forEach((v, i) => {
+    if (Number.isFinite(v) && (best < 0 || v < raw[best])) best = i;
+  });
+  let last = raw.length - 1;
+  while (!Number.isFinite(raw[last])) last--;
+  const states = line.runs.map((run) => /^diverged.*$/.exec(run.state)?.[0]).filter(Boolean);
+  const diverged = states.length && line.runs.length > 1 ? `${states.length} of ${line.runs.length} runs ${states[0]}` : states[0];
+  return { line, raw, values: window > 1 ? mean : raw, band: columns.length > 1 ? [low, high] : null, best, last, diverged: diverged ?? null };
+}
+
+/** The part of the y-axis that shows all, but for a long run's first epochs and the heights to which a diverging one rises. */
+export function rangeOf(all, extra = [], log = false) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const { raw, values, band, diverged } of all) {
+    // The fall of the first epochs of a long run would take the room that its long end needs.
+    const skip = log ? 0 : Math.floor(0.03 * raw.length);
+    const first = raw.find((v) => Number.isFinite(v));
+    const limit = first > 0 ? (diverged ? 1.5 : 3) * first : Infinity;
+    for (const column of [raw, values, ...(band ?? [])])
+      for (const v of column.slice(skip)) {
+        if (!Number.isFinite(v) || (log && v <= 0)) continue;
+        low = Math.min(low, v);
+        high = Math.max(high, Math.min(v, limit));
+      }
+  }
+  for (const v of extra) [low, high] = [Math.min(low, v), Math.max(high, v)];
+  if (!(high >= low)) return log ? [0.1, 1] : [0, 1];
+  if (log) return [low * 0.93, high * 1.07];
+  if (high === low) return [low - 0.1 * (Math.abs(low) || 1), high + 0.1 * (Math.abs(high) || 1)];
+  const marks = ticks(low, high);
+  const step = marks.length > 1 ? marks[1] - marks[0] : high - low;
+  // Whole steps: an axis that grows with a run in training then moves rarely.
+  return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
+}
+
+/** Of points in the same pixel: the first, the lowest, the highest and the last. Gaps (null) stay. */
+export function thin(points, place) {
+  if (points.length < 3) return points;
+  const result = [];
+  let bucket = [];
+  const close = () => {
+    if (bucket.length > 4) {
+      const there = bucket.filter(([, y]) => y != null).sort((a, b) => a[1] - b[1]);
+      const keep = new Set([bucket[0], bucket.at(-1), there[0], there.at(-1), bucket.find(([, y]) => y == null)]);
+      bucket = bucket.filter((point) => keep.has(point));
+    }
+    result.push(...bucket);
+  };
+  let pixel = null;
+  for (const point of points) {
+    const at = Math.floor(place(point[0]));
+    if (at !== pixel) {
+      close();
+      [pixel, bucket] = [at, []];
+    }
+    bucket.push(point);
+  }
+  close();
+  return result;
+}
+
+/** Heights as near as possible to those wanted, in the same order, `gap` apart, and within low and high. */
+export function apart(wanted, gap, low, high) {
+  const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b] || a - b);
+  const result = new Array(wanted.length);
+  let before = -Infinity;
+  for (const i of order) before = result[i] = Math.max(wanted[i], before + gap, low);
+  let after = high + gap;
+  for (const i of order.reverse()) after = result[i] = Math.min(result[i], after - gap);
+  return result;
+}
+
+/** Places from 1 up by value, equal values sharing one; null for what has no value. */
+export function ranks(values) {
+  const there = values.filter((v) => Number.isFinite(v));
+  return values.map((v) => (Number.isFinite(v) ? 1 + there.filter((w) => w < v).length : null));
+}
+
+/** A value as the record has it: errors in percent, with two digits after the point or as many as there are. */
+export function shown(metric, value) {
+  if (!Number.isFinite(value)) return "–";
+  if (!isError(metric)) return format(value, 6);
+  const percent = Math.round(value * 1e6) / 1e4;
+  return `${percent.toFixed(Math.max(2, (String(percent).split(".")[1] ?? "").length))} %`;
+}
+
+const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
+
+/** The lines' runs as comma-separated values, one row an epoch, as recorded: errors as fractions. */
+export function csvOf(lines) {
+  const columns = [...Object.keys(METRICS), "seconds"];
+  const rows = [["curve", "source", "configuration", "run", "epoch", ...columns]];
+  for (const line of lines)
+    for (const run of line.runs)
+      for (let i = 0; i < epochsOf(run); i++)
+        rows.push([line.label, line.source, line.norm, run.name, i + 1, ...columns.map((name) => run[name]?.[i] ?? "")]);
+  return rows.map((row) => row.map(quoted).join(",") + "\n").join("");
+}
