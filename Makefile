@@ -13,7 +13,7 @@ SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site test train execute lint clean distclean
+.PHONY: help setup book site offline test measure links train execute lint clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +28,7 @@ site: $(SITE) ## only build the book, strictly, into _build/html
 
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
 # --all: without it a style sheet that changed alone would stay behind.
-$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py) | setup
+$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/*/*.py) | setup
 	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
 	@$(VENV)/jupyter-book build . --all -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \
@@ -39,11 +39,20 @@ $(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py) | setup
 	  rm -rf _build/.doctrees; exit 1; }
 	@touch $@
 
+offline: site ## one archive of the built book, read from a folder by double click, without a network
+	@$(VENV)/python tools/offline.py _build/html _build/weight-normalization.zip
+
 test: setup ## every test, then every notebook against its stored outputs
 	@status=0; \
 	$(VENV)/python -m pytest || status=1; \
 	$(VENV)/python -m pytest --nbval book || status=1; \
 	exit $$status
+
+measure: setup ## what a reader waits for and carries, beside the targets, in Chromium (JSON=--json)
+	@$(VENV)/python tools/measure.py $(JSON)
+
+links: setup ## whether every link that leads out of the book still leads somewhere; needs the network
+	@$(VENV)/python tools/links.py
 
 train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|report, OUT)
 	@$(VENV)/python -m wnlib compare --full --recipe '$(RECIPE)' --width '$(WIDTH)' \

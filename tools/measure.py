@@ -152,7 +152,7 @@ def main() -> int:
             if not options.json:
                 print(each, flush=True)
     except LookupError as error:
-        sys.exit(f"The measures: {error}")
+        sys.exit(f"make measure {error}")
     except subprocess.CalledProcessError:
         return 1  # make has said why
     if options.json:

@@ -1,8 +1,9 @@
 """Fill in the name of the GitHub repository that this book is published from.
 
-    python tools/repository.py OWNER/NAME
+    python tools/repository.py OWNER/NAME [BRANCH]
 
-_config.yml holds the name; the README and the notebooks repeat it in their links.
+_config.yml holds the name; the README and the notebooks repeat it in their links. BRANCH is the one
+whose notebooks the rocket opens in Colab.
 """
 
 import re
@@ -11,9 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CONFIG = re.compile(r"^  url: https://github\.com/(\S+)$", re.MULTILINE)
+BRANCH = re.compile(r"^  branch: (\S+)$", re.MULTILINE)
 
 
-def rename(name: str, root: Path = ROOT) -> list[Path]:
+def rename(name: str, root: Path = ROOT, branch: str | None = None) -> list[Path]:
     """Replace the name that _config.yml has by this one; return the files that changed."""
     if not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+", name):
         raise ValueError(f"{name!r} is not of the form OWNER/NAME")
@@ -26,6 +28,8 @@ def rename(name: str, root: Path = ROOT) -> list[Path]:
         if path.exists():
             before = path.read_text(encoding="utf-8")
             after = old.sub(name, before)
+            if branch and path.name == "_config.yml":
+                after = BRANCH.sub(f"  branch: {branch}", after)
             if after != before:
                 path.write_text(after, encoding="utf-8")
                 changed.append(path)
@@ -33,9 +37,10 @@ def rename(name: str, root: Path = ROOT) -> list[Path]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python tools/repository.py OWNER/NAME")
+    if len(sys.argv) not in {2, 3}:
+        sys.exit("usage: python tools/repository.py OWNER/NAME [BRANCH]")
     try:
-        print(*(path.relative_to(ROOT) for path in rename(sys.argv[1])), sep="\n")
+        changed = rename(sys.argv[1], branch=sys.argv[2] if len(sys.argv) == 3 else None)
+        print(*(path.relative_to(ROOT) for path in changed), sep="\n")
     except ValueError as error:
         sys.exit(str(error))
