@@ -86,7 +86,7 @@ export function rangeOf(all, extra = [], log = false) {
   const marks = ticks(low, high);
   const step = marks.length > 1 ? marks[1] - marks[0] : high - low;
   // Whole steps: an axis that grows with a run in training then moves rarely.
-  return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
+  return [Math.floor(low / step + 1e-9), Math.ceil(high / step - 1e-9)].map((k) => Number((k * step).toPrecision(12)));
 }
 
 /** Of points in the same pixel: the first, the lowest, the highest and the last. Gaps (null) stay. */
