@@ -6,7 +6,8 @@ const LOOK = `
 .keys, .notes { margin: 0.25rem 0 0; font-size: 0.92em; }
 .keys span { margin-right: 1.1rem; white-space: nowrap; }
 .swatch { display: inline-block; max-width: none; vertical-align: middle; overflow: visible; flex: none; }
-.chip { padding: 0 0.5rem; }
+.chip { padding: 0 0.5rem; overflow-wrap: anywhere; }
+fieldset { min-width: 0; }
 .below { width: 100%; max-height: none; }
 .below th, .below td { white-space: nowrap; padding: 0.12em 0.55em; }
 .below caption { text-align: left; padding: 0.3rem 0; font-weight: 600; }

@@ -139,7 +139,8 @@ class FiveCurves(Figure):
 
     def picture(self) -> Plot:
         """The test errors, smoothed as they are at first."""
-        smoothed = self.window > 1
+        known = (math.isfinite(row.test_error) for run in self.runs for row in run.rows)
+        smoothed = self.window > 1 and all(known)
         options = {"window": self.window, "degree": self.degree} if smoothed else {}
         return plot_test_error(self.runs, "Test error", smoothed=smoothed, **options)
 

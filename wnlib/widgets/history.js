@@ -52,7 +52,7 @@ export function seriesOf(line, metric, window, degree, kind) {
   const raw = columns.length === 1 ? columns[0] : spreadOf(columns, kind).mean;
   if (!raw.some((v) => Number.isFinite(v))) return null;
   const smoothed = window > 1 ? columns.map((column) => smooth(column, window, degree)) : columns;
-  const { mean, low, high } = spreadOf(smoothed, kind);
+  const { mean, low, high } = columns.length > 1 ? spreadOf(smoothed, kind) : { mean: smoothed[0] };
   let best = -1;
   raw.forEach((v, i) => {
     if (Number.isFinite(v) && (best < 0 || v < raw[best])) best = i;

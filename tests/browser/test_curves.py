@@ -1,0 +1,345 @@
+"""FiveCurves in a browser: read off, live, saved, broken, fast."""
+
+import csv
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from wnlib import FiveCurves, Recipe, Run, load_runs
+from wnlib.runs import Row
+from wnlib.widgets.base import Figure
+
+from . import checks
+
+RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
+Show = Callable[[Figure], Page]
+
+
+@pytest.fixture
+def show(context: BrowserContext) -> Iterable[Show]:
+    """Puts a figure on a page of its own; the console stays silent."""
+    said = []
+
+    def page_of(figure: Figure) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
+        expect(page.locator("[data-wn-ready]")).to_have_count(1)
+        return page
+
+    yield page_of
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def report() -> list[Run]:
+    return load_runs(RUNS / "report-2019")
+
+
+def made(norm: str, errors: list[float], state: str = "finished", **changes: object) -> Run:
+    recipe = Recipe.paper(norm).scaled(**{"epochs": len(errors)} | changes)
+    nan = math.nan
+    rows = [Row(i, 0.003, 4 * e, nan, nan, e, 1.0) for i, e in enumerate(errors, 1)]
+    return Run(recipe, rows, state)
+
+
+def ranking(page: Page) -> list[list[str]]:
+    """The table at the cursor."""
+    rows = page.locator(".below tbody tr").all()
+    return [[cell.strip() for cell in row.locator("td").all_inner_texts()] for row in rows]
+
+
+def cursor(page: Page) -> Locator:
+    return page.get_by_role("application", name="Cursor")
+
+
+def test_the_last_epoch_is_read_off_first(show: Show, report: list[Run]) -> None:
+    page = show(FiveCurves(report))
+    final = {run.norm.label: run.summary() for run in report}
+    expected = [
+        [
+            str(place),
+            name,
+            f"{100 * s.final_error:.2f} %",
+            f"{100 * s.best_error:.2f} % ({s.best_epoch})",
+            f"{100 * s.final_error:.2f} % (200)",
+        ]
+        for place, (name, s) in enumerate(sorted(final.items(), key=lambda i: i[1].final_error), 1)
+    ]
+    found = [row[:3] + row[4:] for row in ranking(page)]
+    assert found == expected
+
+
+def test_all_values_stand_in_the_table(show: Show, report: list[Run]) -> None:
+    page = show(FiveCurves(report, metric="train_loss"))
+    page.get_by_text("All values as a table").click()
+    rows = page.locator("details tbody tr")
+    expect(rows).to_have_count(200)
+    cells = page.locator("details tbody td").all_inner_texts()
+    recorded = [run.column("train_loss")[epoch] for epoch in range(200) for run in report]
+    assert [float(cell) for cell in cells] == pytest.approx(recorded, rel=5e-6)
+    assert "Training loss" in page.locator("details caption").inner_text()
+
+
+def test_the_cursor_moves_by_keyboard_mouse_and_touch(show: Show, report: list[Run]) -> None:
+    page = show(FiveCurves(report))
+    head = page.locator(".below thead th").first
+    cursor(page).focus()
+    page.keyboard.press("ArrowLeft")
+    expect(head).to_have_text("at epoch 199")
+    page.keyboard.press("Shift+ArrowLeft")
+    expect(head).to_have_text("at epoch 194")
+    page.keyboard.press("Home")
+    expect(head).to_have_text("at epoch 1")
+    errors = sorted(100 * run.rows[0].test_error for run in report)
+    assert [row[2] for row in ranking(page)] == [f"{e:.2f} %" for e in errors]
+    expect(page.get_by_role("status")).to_contain_text("Test error at epoch 1, lowest first: 1. ")
+    page.keyboard.press("End")
+    expect(head).to_have_text("at epoch 200")
+    box = page.locator("figure svg[role=img]").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
+    middle = int(head.inner_text().removeprefix("at epoch "))
+    assert 80 < middle < 160
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 100)
+    expect(head).not_to_have_text(f"at epoch {middle}")
+    before = head.inner_text()
+    # A finger: the browser would send pointer events of this type.
+    at = {
+        "pointerType": "touch",
+        "clientX": box["x"] + 60,
+        "clientY": box["y"] + 50,
+        "bubbles": True,
+    }
+    page.locator("figure svg[role=img]").dispatch_event("pointermove", at)
+    expect(head).to_have_text(before)  # no finger is down
+    page.locator("figure svg[role=img]").dispatch_event("pointerdown", at | {"buttons": 1})
+    expect(head).not_to_have_text(before)
+
+
+def test_what_can_be_switched(show: Show, report: list[Run]) -> None:
+    own = load_runs(RUNS / "width24-paper-20")
+    page = show(FiveCurves({"the report": report, "recorded here": own}))
+    expect(page.locator(".below tbody tr")).to_have_count(10)
+    page.get_by_label("the report", exact=True).uncheck()
+    expect(page.locator(".below tbody tr")).to_have_count(5)
+    page.get_by_label("weight norm", exact=True).uncheck()
+    expect(page.locator(".below tbody tr")).to_have_count(4)
+    page.get_by_text("wall time").click()
+    expect(page.locator(".below thead th").first).to_contain_text("minutes")
+    page.get_by_label("Training error").check()
+    assert {row[2].split(" (")[0] for row in ranking(page)} == {
+        f"{float(f'{100 * r.rows[-1].train_error:.6g}'):g} %" for r in own if r.norm != "wn"
+    }
+    page.get_by_label("recorded here", exact=True).uncheck()
+    expect(page.get_by_text("Everything is switched off")).to_be_visible()
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator(".below tbody tr")).to_have_count(10)
+
+
+def test_wall_time_of_a_total_is_said_to_be_spread(show: Show, report: list[Run]) -> None:
+    page = show(FiveCurves(report, by="time", at=report[0].provenance["wall_seconds"] / 2))
+    row = next(row for row in ranking(page) if row[1] == "normal")
+    assert row[2].endswith("(epoch 100)")
+    expect(page.get_by_text("Only the total time was recorded")).to_be_visible()
+
+
+def test_what_was_not_recorded(show: Show, report: list[Run]) -> None:
+    page = show(FiveCurves(report))
+    expect(page.get_by_label("Training error")).to_be_disabled()
+    page = show(FiveCurves(report, metric="test_loss"))
+    expect(page.get_by_text("None of these runs has the test loss recorded.")).to_be_visible()
+    page = show(FiveCurves([*report, made("bn", [0.5, 0.4])], by="time", metric="train_loss"))
+    expect(page.locator(".below tbody tr")).to_have_count(6)
+
+
+@pytest.mark.parametrize("spread", ["range", "deviation", "each"])
+def test_seeds(show: Show, spread: str) -> None:
+    seeds = [made("wn", [0.5 + s, 0.4 + s], seed=int(100 * s)) for s in (0, 0.01, 0.05)]
+    page = show(FiveCurves(seeds, spread=spread))
+    bands = page.locator("svg[role=img] path[fill-opacity]")
+    if spread == "each":
+        assert {row[1] for row in ranking(page)} == {f"weight norm, seed {s}" for s in (0, 1, 5)}
+        expect(bands).to_have_count(0)
+    else:
+        assert [row[2] for row in ranking(page)] == ["42.00 %"]
+        expect(bands).to_have_count(1)
+        said = {"range": "lowest to highest of the seeds", "deviation": "± standard deviation"}
+        expect(page.locator(".keys")).to_contain_text(said[spread])
+
+
+def test_a_diverged_run_says_so_where_it_leaves(show: Show) -> None:
+    wild = made("none", [0.5, 0.4, 90, 1e7, math.nan], "diverged at epoch 5")
+    page = show(FiveCurves([wild, made("wn", [0.5, 0.4, 0.35, 0.3, 0.3])], metric="train_loss"))
+    expect(page.locator("svg[role=img]").get_by_text("diverged at epoch 5")).to_be_visible()
+    ys = page.locator("svg[role=img] g[aria-hidden] > text[text-anchor=end]").all_text_contents()
+    assert max(float(text) for text in ys if text) <= 4
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [],
+        [Run(Recipe.paper("wn"))],
+        [made("wn", [math.nan] * 3)],
+        [made("wn", [0.5])],
+        [made("wn", [0.0, 0.0])],
+        [made("wn", [0.5, math.nan, 0.4]), made("bn", [0.3])],
+    ],
+    ids=["none", "no rows", "no numbers", "one epoch", "all zero", "a gap"],
+)
+def test_little_and_broken(show: Show, runs: list[Run]) -> None:
+    page = show(FiveCurves(runs, log=True, window=21))
+    assert page.locator(".message").count() or page.locator(".below tbody tr").count()
+    for control in page.locator("figure input").all():
+        if control.is_visible() and control.is_enabled():
+            control.press("End" if control.get_attribute("type") == "range" else "Space")
+    expect(page.get_by_role("button", name="Reset")).to_be_visible()
+    assert "could not be drawn" not in page.locator("body").inner_text()
+
+
+def test_names_are_text(show: Show) -> None:
+    name = '<img src=x onerror="document.title=1"></script>' + "W" * 20
+    page = show(FiveCurves({name: [made("wn", [0.5, 0.4])], "b": [made("wn", [0.5, 0.3])]}))
+    assert name in ranking(page)[1][1]
+    assert page.title() == "t"
+    assert checks.wider_than_a_phone(page) == []
+
+
+LIVE = """async ([code, state]) => {
+  const heard = {};
+  const model = {
+    get: (name) => state[name],
+    set: (name, value) => {
+      state[name] = value;
+      (heard[`change:${name}`] ?? []).forEach((f) => f());
+    },
+    on: (event, f) => (heard[event] ??= []).push(f),
+    off: () => {},
+    save_changes: () => {},
+  };
+  window.model = model;
+  const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  const { default: front } = await import(url);
+  window.close = front.render({ model, el: document.querySelector("main") });
+}"""
+
+
+def test_rows_appear_while_a_run_trains(show: Show, context: BrowserContext) -> None:
+    figure = FiveCurves([])
+    page = context.new_page()
+    page.set_content("<!doctype html><main></main>")
+    page.evaluate(LIVE, [figure._esm, figure.state()])
+    expect(page.get_by_text("No runs to show.")).to_be_visible()
+    errors = [0.6, 0.5, 0.45, 0.42]
+    widths = set()
+    for norm in ("wn", "bn"):
+        run = made(norm, errors)
+        for row in run.rows:
+            figure.add(run.recipe, row)
+            page.evaluate("data => model.set('data', data)", figure.data)
+            shown = f"at epoch {row.epoch if norm == 'wn' else 4}"
+            expect(page.locator(".below thead th").first).to_have_text(shown)
+            ticks = page.locator("svg[role=img] text[text-anchor=middle]").all_text_contents()
+            widths.add(tuple(ticks[: ticks.index("epoch")]))
+    assert [row[1:3] for row in ranking(page)] == [
+        ["weight norm", "42.00 %"],
+        ["batch norm", "42.00 %"],
+    ]
+    assert len(widths) == 1, "the x-axis jumped"
+    page.evaluate("window.close()")
+    expect(page.locator("main > *")).to_have_count(0)
+
+
+def test_files(show: Show, report: list[Run], tmp_path: Path) -> None:
+    page = show(FiveCurves(report, title="Five curves & <more>"))
+    saved = {}
+    for kind in ("CSV", "SVG", "PNG"):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=kind).click()
+        saved[kind] = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(saved[kind])
+        assert saved[kind].name == f"five-curves-more.{kind.lower()}"
+    with saved["CSV"].open() as file:
+        rows = list(csv.DictReader(file))
+    recorded = [row.test_error for run in report for row in run.rows]
+    assert [float(row["test_error"]) for row in rows] == recorded
+    root = ET.parse(saved["SVG"]).getroot()
+    text = saved["SVG"].read_text()
+    assert root.findtext("{http://www.w3.org/2000/svg}title") == "Five curves & <more>"
+    assert "var(--" not in text
+    assert "currentColor" not in text.split("<g", 1)[1].replace('stroke="currentColor"', "")
+    assert " class=" not in text
+    assert all(run.norm.label in text for run in report)
+    with Image.open(saved["PNG"]) as image:
+        assert image.size == (1800, 2 * int(root.get("height")))
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+    # As it is on the page, at the page's width again.
+    assert int(page.locator("svg[role=img]").get_attribute("width")) > 900
+
+
+def test_ten_thousand_epochs(show: Show) -> None:
+    errors = [0.5 / math.sqrt(i) + 0.01 * (i % 7) for i in range(1, 10_001)]
+    page = show(FiveCurves([made("wn", errors)], window=51))
+    longest = page.evaluate(
+        """() => Math.max(...[...document.querySelector(".wn-figure > div").shadowRoot
+             .querySelectorAll("svg[role=img] path")].map((p) => p.getAttribute("d").length))"""
+    )
+    assert longest < 60_000
+    page.get_by_text("All values as a table").click()
+    expect(page.locator("details tbody tr")).to_have_count(1001)
+
+
+COUNT = """async (seconds) => {
+  const root = document.querySelector(".wn-figure > div").shadowRoot;
+  const slider = root.querySelector("[data-name=window]");
+  const lasted = [];
+  let last = performance.now(), end = last + 1000 * seconds, i = 0;
+  while (performance.now() < end) {
+    slider.value = 1 + (i++ % 50);
+    slider.dispatchEvent(new Event("input"));
+    await new Promise((next) => requestAnimationFrame(next));
+    await new Promise((next) => setTimeout(next)); // after what the frame draws
+    lasted.push(performance.now() - last);
+    last = performance.now();
+  }
+  return lasted;
+}"""
+
+
+def test_the_smoothing_slider_is_smooth(
+    show: Show, report: list[Run], record_property: Callable[[str, object], None]
+) -> None:
+    page = show(FiveCurves({"the report": report, "again": report}))
+    expect(page.locator(".below tbody tr")).to_have_count(10)
+    page.evaluate(COUNT, 0.5)
+    # Of four rounds the best: what else the machine does in one is not the figure's.
+    rounds = [sorted(page.evaluate(COUNT, 1)) for _ in range(4)]
+    lasted = min(rounds, key=lambda frames: frames[len(frames) // 2])
+    median = lasted[len(lasted) // 2]
+    print(
+        f"median frame {median:.1f} ms, slowest twentieth above {lasted[-len(lasted) // 20]:.1f} ms"
+    )
+    record_property("median_frame_ms", median)
+    assert median < 25
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible(context: BrowserContext, report: list[Run], scheme: str) -> None:
+    page = context.new_page()
+    page.emulate_media(color_scheme=scheme)
+    style = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
+    html = FiveCurves(report).html()
+    page.set_content(
+        f"<!doctype html><html lang='en'><title>t</title><style>{style}</style><main><h1>t</h1>"
+        + html
+    )
+    expect(page.locator("[data-wn-ready]")).to_have_count(1)
+    page.get_by_text("All values as a table").click()
+    assert checks.accessibility(page) == []
+    assert checks.wider_than_a_phone(page) == []
