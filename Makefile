@@ -58,6 +58,9 @@ train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|
 	@$(VENV)/python -m wnlib compare --full --recipe '$(RECIPE)' --width '$(WIDTH)' \
 	  --epochs '$(EPOCHS)' --out '$(OUT)'
 
+bench: setup ## how fast a training step is, beside the usual script, and where its time goes
+	@$(VENV)/python -m wnlib bench
+
 execute: setup ## run every notebook again, in place (NOTEBOOKS="book/a.ipynb ..." for some)
 	@$(VENV)/python tools/execute.py $(NOTEBOOKS)
 

@@ -1,100 +1,64 @@
-"""How fast a full training step is, beside the same step as people usually write it in PyTorch."""
+"""How fast training is: beside the usual script, by configuration, as it grows, and around it."""
 
+import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.nn.utils import parametrizations
 
-from wnlib.data import Cifar10
-from wnlib.inputs import prepare
+from wnlib import baseline
+from wnlib.data import Cifar10, load_cifar10
+from wnlib.inputs import ZCA, prepare, symmetric
 from wnlib.layers import Norm
+from wnlib.profile import profile_steps
 from wnlib.recipe import Recipe
-from wnlib.step import build, build_optimizer, training_step
+from wnlib.step import build, find_device
+from wnlib.timing import Say, inputs, ratio, steps, take_turns, wait
+from wnlib.train import _provenance
 
-BATCH = 100
-
-
-class _Images(Dataset):
-    """What torchvision's CIFAR10 hands out: a PIL image, transformed, and its label."""
-
-    def __init__(self, data: Cifar10) -> None:
-        from torchvision import transforms  # slow to import
-
-        self.images = data.train_images.permute(0, 2, 3, 1).numpy()  # (N, 32, 32, 3)
-        self.labels = data.train_labels.tolist()
-        half = (0.5, 0.5, 0.5)
-        self.transform = transforms.Compose(
-            [transforms.ToTensor(), transforms.Normalize(half, half)]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+BATCH = 100  # the paper's
+BATCHES = (10, 30, 100, 300, 1000)
+TURN = 4800  # images times width that a turn takes, so that turns are of about the same length
 
 
-class _Noise(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0.15 * torch.randn_like(x) if self.training else x
+def bench(
+    data: Cifar10,
+    device: torch.device,
+    sections: Sequence[str] | None = None,
+    *,
+    widths: Sequence[int] = (24, 96),
+    rounds: int = 5,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Measure the sections, and say on what; numbers have four digits.
 
+    What is compared is measured in turns. Times are medians over the rounds; a ratio is the
+    median of the rounds' ratios.
 
-def _plain_network(width: int) -> nn.Sequential:
-    """ConvPool-CNN-C with weight normalization out of torch's own parts."""
+    Args:
+        data: its images are trained on; its size decides what the section "data" costs.
+        sections: of `SECTIONS`; all by default.
+        widths: of the networks.
+        rounds: measurements of each, after one that warms up.
+        say: told what is being measured, in one line.
 
-    def conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
-        layer = nn.Conv2d(fan_in, fan_out, kernel, padding=padding)
-        return [weight_norm(layer), nn.LeakyReLU(0.1)]
-
-    w = width
-    return nn.Sequential(
-        _Noise(),
-        *conv(3, w, 3, 1), *conv(w, w, 3, 1), *conv(w, w, 3, 1),
-        nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(w, 2 * w, 3, 1), *conv(2 * w, 2 * w, 3, 1), *conv(2 * w, 2 * w, 3, 1),
-        nn.MaxPool2d(2), nn.Dropout(0.5),
-        *conv(2 * w, 2 * w, 3), *conv(2 * w, 2 * w, 1), *conv(2 * w, 2 * w, 1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        weight_norm(nn.Linear(2 * w, 10)),
-    )  # fmt: skip
-
-
-def plain_steps(
-    width: int, data: Cifar10, device: torch.device, workers: int = 2
-) -> Iterator[None]:
-    """Training steps of the usual script: DataLoader, transforms, fp32, eager. One a `next`."""
-    model = _plain_network(width).to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    loader = DataLoader(
-        _Images(data), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
-    )
-    while True:
-        for x, y in loader:
-            x, y = x.to(device), y.to(device)
-            loss = F.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            yield
-
-
-def wnlib_steps(width: int, data: Cifar10, device: torch.device) -> Iterator[None]:
-    """Training steps of `wnlib.train`, for the same configuration. One a `next`."""
-    recipe = Recipe.paper(Norm.WN).scaled(width=width)
-    images, labels = prepare(data, recipe.inputs)[0].to(device), data.train_labels.to(device)
-    model = build(recipe).to(device, memory_format=torch.channels_last).train()
-    optimizer = build_optimizer(recipe, model)
-    scaler = torch.amp.GradScaler(device.type, enabled=False)
-    while True:
-        for chosen in torch.randperm(len(images), device=device).split(BATCH):
-            training_step(model, optimizer, scaler, images[chosen], labels[chosen])
-            yield
+    Raises:
+        ValueError: a width or a number of rounds below 1.
+    """
+    if min(widths) < 1 or rounds < 1:
+        raise ValueError("widths and rounds are whole numbers from 1 up")
+    start = time.perf_counter()
+    result: dict[str, Any] = {"version": 1, "provenance": _provenance(data, device)}
+    for name in sections or SECTIONS:
+        result[name] = SECTIONS[name](widths, data, device, rounds, say)
+    result["provenance"]["wall_seconds"] = time.perf_counter() - start
+    return _rounded(result)
 
 
 def compare_steps(
@@ -105,38 +69,169 @@ def compare_steps(
     rounds: int = 5,
     block: int = 4,
     workers: int = 2,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> dict[str, float]:
-    """Both, in turns of `block` steps, so that a slow spell of the machine hits both.
-
-    Returns:
-        Images a second of each (medians over the rounds) and the median of the rounds' ratios.
-    """
+    """A full step with weight norm, beside that of the usual script; images a second of each."""
+    recipe = Recipe.paper(Norm.WN).scaled(width=width)
     ways = {
-        "plain": plain_steps(width, data, device, workers),
-        "wnlib": wnlib_steps(width, data, device),
+        "plain": baseline.steps(width, data, device, BATCH, workers),
+        "wnlib": steps(build(recipe), recipe, *inputs(data, device)),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):  # the first warms up
-        for name, steps in ways.items():
-            next(steps)  # lets loader workers, if any, fill their queues before the clock starts
-            _wait(device)
-            start = time.perf_counter()
-            for _ in range(block):
-                next(steps)
-            _wait(device)
-            if turn:
-                speeds[name].append(BATCH * block / (time.perf_counter() - start))
-        say(f"width {width}: round {turn} of {rounds}")
-    ratios = [b / a for a, b in zip(speeds["plain"], speeds["wnlib"], strict=True)]
+    seconds = take_turns(ways, device, rounds, block, lambda text: say(f"width {width}: {text}"))
     return {
         "width": width,
-        "plain": statistics.median(speeds["plain"]),
-        "wnlib": statistics.median(speeds["wnlib"]),
-        "ratio": statistics.median(ratios),
+        **{name: BATCH / statistics.median(each) for name, each in seconds.items()},
+        "ratio": ratio(seconds["plain"], seconds["wnlib"]),
     }
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+def compare_configurations(
+    width: int,
+    data: Cifar10,
+    device: torch.device,
+    *,
+    batch: int = BATCH,
+    rounds: int = 5,
+    torch_wn: bool = True,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """A step of each configuration, and of "torch_wn": weight norm by torch's parametrization.
+
+    Returns:
+        Milliseconds of each, and what each costs over "none".
+    """
+    images, labels = inputs(data, device)
+    ways = {}
+    for name in [*map(str, Norm), *["torch_wn"] * torch_wn]:
+        norm = Norm.NONE if name == "torch_wn" else Norm(name)
+        recipe = Recipe.paper(norm).scaled(width=width, batch_size=batch)
+        model = build(recipe)
+        if name == "torch_wn":
+            for layer in model.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    parametrizations.weight_norm(layer)
+        ways[name] = steps(model, recipe, images, labels)
+    block = min(max(1, TURN // (width * batch)), 10)
+    what = f"width {width}, {batch} images a step"
+    seconds = take_turns(ways, device, rounds, block, lambda text: say(f"{what}: {text}"))
+    return {
+        "width": width,
+        "batch": batch,
+        "ms": {name: 1e3 * statistics.median(each) for name, each in seconds.items()},
+        "over_none": {name: ratio(each, seconds["none"]) for name, each in seconds.items()},
+    }
+
+
+def growth(
+    narrow: int, wide: int, data: Cifar10, device: torch.device, *, rounds: int, say: Say
+) -> dict[str, list[dict[str, Any]]]:
+    """The configurations against batch size in the narrow network, and against width up to wide."""
+    options: dict[str, Any] = {"rounds": min(rounds, 3), "torch_wn": False, "say": say}
+    batches = [b for b in BATCHES if b <= len(data.train_images)]
+    widths = [wide // part for part in (8, 4, 2, 1) if wide >= part]
+    return {
+        "batch": [
+            compare_configurations(narrow, data, device, batch=b, **options) for b in batches
+        ],
+        "width": [compare_configurations(w, data, device, **options) for w in widths],
+    }
+
+
+def feed(
+    data: Cifar10, device: torch.device, width: int, *, rounds: int, say: Say
+) -> dict[str, Any]:
+    """What stands around the steps: batches, whitening, the way to the first step, memory.
+
+    Returns:
+        Seconds of an epoch of batches, wnlib's and a DataLoader's with two workers; seconds to fit
+        the whitening and to apply it; seconds from starting Python to the end of the first step,
+        and the peak of that process's memory over ten steps in MB, None where that is not known.
+    """
+    images = symmetric(data.train_images).to(device, memory_format=torch.channels_last)
+    labels = data.train_labels.to(device)
+
+    def gathered() -> Iterator[None]:
+        while True:
+            for chosen in torch.randperm(len(images), device=device).split(BATCH):
+                _ = images[chosen], labels[chosen]
+                yield
+
+    def loaded() -> Iterator[None]:
+        batches = baseline.loader(data, BATCH, workers=2)
+        while True:
+            for x, y in batches:
+                _ = x.to(device), y.to(device)
+                yield
+
+    count = -(-len(images) // BATCH)
+    ways = {"dataloader": loaded(), "wnlib": gathered()}
+    seconds = take_turns(ways, device, min(rounds, 2), count, lambda text: say(f"batches: {text}"))
+    say("whitening")
+    images = images.cpu()
+    start = time.perf_counter()
+    zca = ZCA.fit(images)
+    fitted = time.perf_counter()
+    zca.whiten(images)
+    whitened = time.perf_counter()
+    say("the way to the first step")
+    call = f"first_step({data.name == 'full'}, {width}, {device.type!r}, {time.time()})"
+    code = f"from wnlib.bench import first_step; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"the first step failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return {
+        "epoch_s": {name: count * statistics.median(each) for name, each in seconds.items()},
+        "ratio": ratio(seconds["dataloader"], seconds["wnlib"]),
+        "whitening_s": {"fit": fitted - start, "apply": whitened - fitted},
+        **json.loads(done.stdout),
+    }
+
+
+def first_step(full: bool, width: int, device: str, started: float) -> None:
+    """Take ten steps of the paper's recipe as `wnlib.train` does, and print what `feed` wants."""
+    data = load_cifar10(full)
+    where = find_device(device)
+    recipe = Recipe.paper(Norm.WN_MOBN).scaled(width=width)
+    images, _test = (x.to(where) for x in prepare(data, recipe.inputs))
+    way = steps(build(recipe), recipe, images, data.train_labels.to(where))
+    next(way)
+    wait(where)
+    seconds = time.time() - started
+    for _ in range(9):
+        next(way)
+    wait(where)
+    try:
+        import resource
+    except ImportError:  # Windows
+        peak = None
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    print(json.dumps({"first_step_s": seconds, "peak_mb": peak}))
+
+
+SECTIONS = {
+    "steps": lambda widths, data, device, rounds, say: [
+        compare_steps(w, data, device, rounds=rounds, say=say) for w in widths
+    ],
+    "configurations": lambda widths, data, device, rounds, say: [
+        compare_configurations(w, data, device, rounds=2 * rounds, say=say) for w in widths
+    ],
+    "growth": lambda widths, data, device, rounds, say: growth(
+        min(widths), max(widths), data, device, rounds=rounds, say=say
+    ),
+    "data": lambda widths, data, device, rounds, say: feed(
+        data, device, max(widths), rounds=rounds, say=say
+    ),
+    "profile": lambda widths, data, device, rounds, say: [
+        profile_steps(w, data, device, rounds=rounds, say=say) for w in widths
+    ],
+}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
