@@ -4,6 +4,8 @@ PORT ?= 8000
 WIDTH ?= 24
 EPOCHS ?= 20
 RECIPE ?= paper
+SEEDS ?= 0
+JOBS ?= 1
 OUT ?= runs/width$(WIDTH)-$(RECIPE)-$(EPOCHS)
 NOTEBOOKS ?=
 
@@ -54,9 +56,9 @@ measure: setup ## what a reader waits for and carries, beside the targets, in Ch
 links: setup ## whether every link that leads out of the book still leads somewhere; needs the network
 	@$(VENV)/python tools/links.py
 
-train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|report, OUT)
-	@$(VENV)/python -m wnlib compare --full --recipe '$(RECIPE)' --width '$(WIDTH)' \
-	  --epochs '$(EPOCHS)' --out '$(OUT)'
+train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|report, SEEDS, JOBS, OUT)
+	@$(VENV)/python -m wnlib compare --full --recipes '$(RECIPE)' --width '$(WIDTH)' \
+	  --epochs '$(EPOCHS)' --seeds '$(SEEDS)' --jobs '$(JOBS)' --out '$(OUT)'
 
 bench: setup ## how fast a training step is, beside the usual script, and where its time goes
 	@$(VENV)/python -m wnlib bench
