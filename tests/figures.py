@@ -14,5 +14,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "ConvolutionArithmetic": widgets.ConvolutionArithmetic,
     "Curvature": widgets.Curvature,
     "FiveCurves": lambda: widgets.FiveCurves(load_runs(RUNS / "report-2019")),
+    "Geometry": widgets.Geometry,
     "Whitening": lambda: widgets.Whitening(load_cifar10()),
 }

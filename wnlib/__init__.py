@@ -15,7 +15,14 @@ from wnlib.train import train
 
 if TYPE_CHECKING:
     from wnlib.plots import plot_running_time, plot_test_error, plot_training_loss, table
-    from wnlib.widgets import Activations, ConvolutionArithmetic, Curvature, FiveCurves, Whitening
+    from wnlib.widgets import (
+        Activations,
+        ConvolutionArithmetic,
+        Curvature,
+        FiveCurves,
+        Geometry,
+        Whitening,
+    )
 
 __all__ = [
     "Activations",
@@ -23,6 +30,7 @@ __all__ = [
     "ConvolutionArithmetic",
     "Curvature",
     "FiveCurves",
+    "Geometry",
     "MeanOnlyBatchNorm",
     "Norm",
     "Recipe",
@@ -42,7 +50,14 @@ __all__ = [
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _PLOTS = ("plot_running_time", "plot_test_error", "plot_training_loss", "table")
-_WIDGETS = ("Activations", "ConvolutionArithmetic", "Curvature", "FiveCurves", "Whitening")
+_WIDGETS = (
+    "Activations",
+    "ConvolutionArithmetic",
+    "Curvature",
+    "FiveCurves",
+    "Geometry",
+    "Whitening",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,14 @@ from wnlib.widgets.activations import Activations
 from wnlib.widgets.convolution import ConvolutionArithmetic
 from wnlib.widgets.curvature import Curvature
 from wnlib.widgets.curves import FiveCurves
+from wnlib.widgets.geometry import Geometry
 from wnlib.widgets.whitening import Whitening
 
-__all__ = ["Activations", "ConvolutionArithmetic", "Curvature", "FiveCurves", "Whitening"]
+__all__ = [
+    "Activations",
+    "ConvolutionArithmetic",
+    "Curvature",
+    "FiveCurves",
+    "Geometry",
+    "Whitening",
+]
