@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wnlib import files
 from wnlib.inputs import ZCA, prepare, symmetric, unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -210,8 +211,11 @@ def test_full_disk_is_done_without(sample, zca, own_cache, monkeypatch, fits):
     assert list(own_cache.iterdir()) == []
 
 
-def test_unfinished_file_that_cannot_be_opened_is_done_without(sample, zca, own_cache, fits):
-    partial = own_cache / f"zca-{sample.digest}.pt.{os.getpid()}"
+def test_unfinished_file_that_cannot_be_opened_is_done_without(
+    sample, zca, own_cache, fits, monkeypatch
+):
+    monkeypatch.setattr(files, "token_hex", lambda _: "0")
+    partial = own_cache / f"zca-{sample.digest}.pt.0.partial"
     partial.mkdir(parents=True)
     assert_same(ZCA.of(sample), zca)
     assert list(own_cache.iterdir()) == [partial]

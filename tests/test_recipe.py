@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import reprlib
 
 import pytest
 import torch
@@ -134,18 +135,23 @@ REFUSED = {
     "batch_size": (WHOLE, "a whole number from 1 up"),
     "init_images": ([1, -1, 2.0, "500", False, None], "0 or from 2 up"),
     "seed": ([-1, 0.0, "0", True, None, 2**64], "a whole number from 0 to 2⁶⁴ − 1"),
-    "lr": ([0, 0.0, -1e-3, NAN, INF, "0.1", None], "a number above 0"),
+    "lr": ([0, 0.0, -1e-3, NAN, INF, "0.1", None, True, [1], 10**400], "a number above 0"),
     "adam_eps": ([0, -1e-8, NAN, INF, "1e-8", None], "a number above 0"),
     "bn_eps": ([0, -1e-8, NAN, INF, "1e-8", None], "a number above 0"),
-    "sigma": ([-0.1, NAN, INF, "0.15", None], "a number from 0 up"),
-    "dropout": ([-0.1, 1, 1.5, NAN, "0.5", None], r"in [0, 1)"),
+    "sigma": ([-0.1, NAN, INF, "0.15", None, False], "a number from 0 up"),
+    "dropout": ([-0.1, 1, 1.5, NAN, "0.5", None, False], r"in [0, 1)"),
     "beta1": ([-0.1, 1, NAN, "0.9", None], r"in [0, 1)"),
     "late_beta1": ([-0.1, 1, NAN, "0.5", None], r"in [0, 1)"),
     "decay_from": ([-0.1, 1.1, NAN, "0.5", None], r"in [0, 1]"),
     "inputs": (["raw", None, 1], "one of unit, symmetric, zca"),
     "noise": (["salt", None], "one of gaussian, uniform"),
-    "scale": (["log", None], "one of linear, exp"),
+    "scale": (["log", None, ["exp"]], "one of linear, exp"),
+    "name": (
+        ["", "x" * 61, "a/b", "a\\b", "a\x1b[2J", "a\n", None, 7],
+        "a short name without slashes",
+    ),
 }
+LARGE = ("width", "epochs", "batch_size", "init_images")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,17 @@ REFUSED = {
 def test_impossible_values_are_refused(field, value):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         Recipe("wn", **{field: value})
-    assert str(caught.value) == f"{field} is {REFUSED[field][1]}, not {value!r}"
+    assert str(caught.value) == f"{field} is {REFUSED[field][1]}, not {reprlib.repr(value)}"
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("field", LARGE)
+def test_absurd_values_are_refused(field):
+    assert getattr(Recipe("wn", **{field: 100_000}), field) == 100_000
+    for value in (100_001, 10**12, 10**4000):
+        with pytest.raises(ValueError, match=f"^{field} is at most 100,000, not 10+") as caught:
+            Recipe("wn", **{field: value})
+        assert len(str(caught.value)) < 100
 
 
 @pytest.mark.parametrize("norm", ["none", "mobn", "bn"])
@@ -171,3 +187,6 @@ def test_extreme_values_are_taken():
     )  # fmt: skip
     torch.Generator().manual_seed(recipe.seed)
     assert Recipe("wn", init_images=0, decay_from=1).lr_at(199) == 0.003
+    for decay_from in (0, 1):
+        rate = Recipe("wn", lr=1, decay_from=decay_from).lr_at(0)
+        assert (rate, type(rate)) == (1, float)

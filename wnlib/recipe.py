@@ -1,7 +1,9 @@
 """Everything that defines a training run, in one frozen place."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import Any, Literal, get_args
 
 from wnlib.inputs import Inputs
@@ -44,10 +46,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", Norm(self.norm))
+        name = self.name
+        named = isinstance(name, str) and 0 < len(name) <= 60 and name.isprintable()
+        self._demand("name", named and not {*name} & {*"/\\"}, "a short name without slashes")
         for field in ("width", "epochs", "batch_size"):
             self._demand(field, _is_whole(getattr(self, field), 1), "a whole number from 1 up")
         images = self.init_images
         self._demand("init_images", _is_whole(images, 0) and images != 1, "0 or from 2 up")
+        for field in ("width", "epochs", "batch_size", "init_images"):
+            self._demand(field, getattr(self, field) <= 100_000, "at most 100,000")
         seed = _is_whole(self.seed, 0) and self.seed < 2**64
         self._demand("seed", seed, "a whole number from 0 to 2⁶⁴ − 1")
         for field in ("lr", "adam_eps", "bn_eps"):
@@ -70,7 +77,7 @@ class Recipe:
 
     def _demand(self, field: str, holds: bool, what: str) -> None:
         if not holds:
-            raise ValueError(f"{field} is {what}, not {getattr(self, field)!r}")
+            raise ValueError(f"{field} is {what}, not {short(getattr(self, field))}")
 
     @classmethod
     def paper(cls, norm: Norm | str) -> "Recipe":
@@ -114,7 +121,7 @@ class Recipe:
         With 200 epochs that is the released code's lr · min(2 − e/100, 1).
         """
         rest = self.epochs * (1 - self.decay_from)
-        return self.lr * min((self.epochs - epoch) / rest, 1) if rest else self.lr
+        return self.lr * min((self.epochs - epoch) / rest, 1.0) if rest else float(self.lr)
 
     def beta1_at(self, epoch: int) -> float:
         """Adam's β₁ of an epoch, counted from 0."""
@@ -126,4 +133,5 @@ def _is_whole(value: object, least: int) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value < float("inf")
+    whole_or_not = isinstance(value, int | float) and not isinstance(value, bool)
+    return whole_or_not and 0 <= value <= sys.float_info.max

@@ -1,90 +1,80 @@
-"""What a run needs to go on where it stopped: its record, its checkpoint, its generators."""
+"""What a run needs to go on where it stopped: its record, and its generators."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor
 
 from wnlib.data import Cifar10
-from wnlib.files import write_whole
+from wnlib.files import remove_partial
+from wnlib.lock import Lock
 from wnlib.recipe import Recipe
-from wnlib.runs import Row, Run, RunError
+from wnlib.record import HEADER, RunError
+from wnlib.runs import Run
 
-# Of a checkpoint.
-PARTS = {"rows", "model", "optimizer", "scaler", "generators"}
+FILES = ("run.json", "history.csv", "checkpoint.pt")
 
 
-def open_run(
-    folder: Path | None, recipe: Recipe, data: Cifar10
-) -> tuple[Run, dict[str, Any] | None]:
-    """The run to go on with, and its checkpoint; a new run where the folder holds none.
+def open_run(folder: Path | None, recipe: Recipe, data: Cifar10) -> tuple[Run, Lock | None]:
+    """The run to go on with, a new one where the folder holds none; locked if it is not over.
 
     Raises:
-        RunError: the folder cannot be read or written, or holds another run, or a damaged one.
+        RunError: the folder cannot be read or written, or holds another run, or a damaged one, or
+            another process trains there.
     """
     new = Run(recipe, provenance={"wall_seconds": 0.0})
     if folder is None:
         return new, None
+    run = _recorded(folder, recipe, data)
+    if run is not None and run.state != "interrupted":
+        if (folder / "lock").exists():  # killed just before its end
+            with suppress(RunError):
+                _tidy(Lock(folder)).release(remove=True)
+        return run, None
+    lock = Lock(folder)
     try:
-        holds_run = (folder / "run.json").exists()
+        _tidy(lock)
+        run = _recorded(folder, recipe, data)  # again: until now another process may have trained
+        if run is None:
+            run = new
+            run.save(folder)
+    except BaseException:
+        lock.release()
+        raise
+    return run, lock
+
+
+def _tidy(lock: Lock) -> Lock:
+    for name in FILES:
+        remove_partial(lock.folder / name)
+    return lock
+
+
+def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run | None:
+    """The run that the folder holds, if it is this one."""
+    elsewhere = "choose another folder"
+    try:
+        there = [name for name in FILES if (folder / name).exists()]
+        rows = "history.csv" in there and (folder / "history.csv").stat().st_size > len(HEADER) + 2
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error.strerror or error}") from None
-    if not holds_run:
-        new.save(folder)
-        return new, None
-    run = Run.load(folder)
+    if "run.json" not in there:
+        if rows or "checkpoint.pt" in there:  # not what a stop before the first epoch leaves
+            raise RunError(f"{folder} has lost its run.json, but not {there[-1]}; {elsewhere}")
+        return None
+    try:
+        run = Run.load(folder)
+    except RunError as error:
+        raise RunError(f"{error}; {elsewhere}") from None
     if run.recipe != recipe:
         theirs, ours = vars(run.recipe), vars(recipe)
         changed = ", ".join(f"{k} {theirs[k]}, not {ours[k]}" for k in ours if theirs[k] != ours[k])
-        raise RunError(f"{folder} holds another run ({changed}); choose another folder")
-    there = run.provenance.get("data", {}).get("digest", data.digest)
-    if there != data.digest:
-        raise RunError(f"{folder} holds a run on other images; choose another folder")
-    if run.state != "interrupted":
-        return run, None
-    path = folder / "checkpoint.pt"
-    # A run stopped before its first checkpoint, even if just before, starts again.
-    if not run.rows or (len(run.rows) == 1 and not path.exists()):
-        return new, None
-    if not path.exists():
-        raise RunError(
-            f"{folder} has {len(run.rows)} epochs but no checkpoint.pt to go on from; "
-            "choose another folder"
-        )
-    try:
-        with ZipFile(path) as file:  # torch.load leaves the checksums alone
-            whole = file.testzip() is None
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        rows = [Row(int(row[0]), *row[1:]) for row in state["rows"]]
-        recorded = repr(rows) == repr(run.rows[: len(rows)])  # NaN too
-        if not (whole and recorded and state.keys() == PARTS):
-            raise ValueError
-    except Exception as error:  # a damaged file fails in any of a dozen ways
-        raise RunError(
-            f"{path} is damaged ({type(error).__name__}); delete the folder to start again"
-        ) from None
-    run.rows = rows
-    run.provenance["wall_seconds"] = sum(row.seconds for row in rows)
-    return run, state
-
-
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint beside the record, whole or not at all.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
-    buffer = BytesIO()
-    torch.save(state, buffer)
-    try:
-        write_whole(folder / "checkpoint.pt", buffer.getvalue())
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{folder} holds another run ({changed}); {elsewhere}")
+    if run.provenance.get("data", {}).get("digest", data.digest) != data.digest:
+        raise RunError(f"{folder} holds a run on other images; {elsewhere}")
+    return run
 
 
 class Generators:
@@ -100,9 +90,9 @@ class Generators:
     def ours(self) -> Iterator[None]:
         """Inside, torch draws from the run's generators; outside, from the caller's."""
         theirs = self._read()
-        if self.mine is not None:
-            self._write(self.mine)
         try:
+            if self.mine is not None:
+                self._write(self.mine)
             yield
         finally:
             self.mine = self._read()
@@ -114,10 +104,12 @@ class Generators:
         return self.mine
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint's."""
+        """Go on from a checkpoint's, refused by torch if they are not of its kind."""
         # A run may go on on another device: its generator there starts from the seed.
         assert self.mine is not None
         self.mine |= {name: value for name, value in state.items() if name in self.mine}
+        with self.ours():
+            pass
 
     def _read(self) -> dict[str, Tensor]:
         state = {"cpu": torch.get_rng_state()}

@@ -1,47 +1,23 @@
-"""Recorded training runs: save, load, summarize, smooth, compare.
+"""Recorded training runs, each a folder: save, load, summarize, smooth, compare.
 
-A run is a folder with ``run.json`` (what was run, on what, and how it ended) and ``history.csv``
-(one row an epoch). Errors are fractions, losses mean cross-entropies in nats, times seconds.
+Errors are fractions, losses mean cross-entropies in nats, times seconds.
 """
 
-import csv
-import dataclasses
-import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from wnlib.files import write_whole
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-
-SCHEMA = 1
+from wnlib.record import Record, Row, RunError, read_record, write_record
 
 # Test errors on CIFAR-10 without augmentation: Table 1 of the paper, and the report's table, which
 # lists each run's best epoch on the test set (tests compare it with the recorded curves).
 PAPER = dict(zip(Norm, (0.0843, 0.0846, 0.0852, 0.0805, 0.0731), strict=True))
 REPORT = dict(zip(Norm, (0.1904, 0.1788, 0.1921, 0.1917, 0.1833), strict=True))
-
-
-class RunError(RuntimeError):
-    """A record cannot be read, written or gone on with; the message says why and what to do."""
-
-
-class Row(NamedTuple):
-    """One epoch. What was not recorded is NaN."""
-
-    epoch: int  #: from 1
-    lr: float  #: learning rate
-    train_loss: float  #: mean over the epoch's minibatches, noise and dropout on
-    train_error: float  #: likewise
-    test_loss: float  #: over all test images
-    test_error: float  #: likewise
-    seconds: float  #: training and evaluation
 
 
 class Summary(NamedTuple):
@@ -110,73 +86,18 @@ class Run:
         Raises:
             RunError: the folder cannot be written.
         """
-        table = StringIO(newline="")
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(Row._fields)
-        for row in self.rows:
-            writer.writerow("" if isinstance(v, float) and math.isnan(v) else v for v in row)
-        record = {
-            "schema": SCHEMA,
-            "source": self.source,
-            "state": self.state,
-            "recipe": dataclasses.asdict(self.recipe),
-            **self.provenance,
-        }
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "history.csv", table.getvalue().encode())
-            write_whole(folder / "run.json", (json.dumps(record, indent=1) + "\n").encode())
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
+        record = Record(self.recipe, self.rows, self.state, self.source, self.provenance)
+        write_record(Path(folder), record)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Run":
         """Read a run's folder.
 
         Raises:
-            RunError: a file is missing, damaged, or of another schema.
+            RunError: a file is missing, damaged, or of another schema, or they contradict each
+                other.
         """
-        folder = Path(folder)
-        path = folder / "run.json"
-        try:
-            record = json.loads(path.read_text())
-            path = folder / "history.csv"
-            text = path.read_text()
-            lines = list(csv.reader(StringIO(text)))
-        except FileNotFoundError:
-            raise RunError(f"{path} is missing: {folder} holds no run") from None
-        except (OSError, ValueError, csv.Error) as error:
-            raise RunError(f"{path} cannot be read: {error}") from None
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            found = record.get("schema") if isinstance(record, dict) else None
-            raise RunError(f"{folder}/run.json has schema {found!r}; this wnlib reads {SCHEMA}")
-        try:
-            recipe = Recipe(**record.pop("recipe"))
-            state, source = str(record.pop("state")), str(record.pop("source"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{folder}/run.json is damaged: {error}") from None
-        del record["schema"]
-        rows = _rows(lines, path)
-        if not text.endswith("\n"):
-            raise RunError(f"{path} is cut off in line {len(lines)}")
-        return cls(recipe, rows, state, source, record)
-
-
-def _rows(lines: list[list[str]], path: Path) -> list[Row]:
-    if not lines or tuple(lines[0]) != Row._fields:
-        raise RunError(f"{path} does not begin with {','.join(Row._fields)}")
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            epoch, *values = line
-            row = Row(int(epoch), *(float(v) if v else math.nan for v in values))
-        except (TypeError, ValueError):
-            raise RunError(f"{path}, line {number} is damaged: {','.join(line)!r}") from None
-        if row.epoch != number - 1:
-            raise RunError(f"{path}, line {number} is epoch {row.epoch}, not {number - 1}")
-        rows.append(row)
-    return rows
+        return cls(*read_record(Path(folder)))
 
 
 def load_runs(folder: Path | str) -> list[Run]:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 import wnlib
+from wnlib.checkpoint import restore, save_checkpoint
 from wnlib.data import Cifar10
 from wnlib.init import data_dependent_init
 from wnlib.inputs import prepare
+from wnlib.lock import Lock
 from wnlib.recipe import Recipe
-from wnlib.resume import Generators, open_run, save_checkpoint
+from wnlib.resume import Generators, open_run
 from wnlib.runs import Row, Run
 from wnlib.step import (
     autocast_type,
@@ -28,6 +30,10 @@ from wnlib.step import (
 
 # Ten times the cross-entropy of guessing among ten classes, ln 10: no network comes back from it.
 DIVERGED = 10 * math.log(10)
+
+# The scaler halves its scale, at first 65,536, for each step that it has to skip: below this the
+# gradients overflow fp16 whatever it does. A scale stays at 1 where there is no scaler.
+LEAST_SCALE = 1e-4
 
 
 def train(
@@ -45,6 +51,14 @@ def train(
     gives the same rows bit for bit (`seconds` aside, and with the same number of threads). The
     generators of the caller are left alone.
 
+    Only one training is at work in a folder: a second process is refused, and within a process the
+    latest goes on where the one before gave way.
+
+    A run ends early, as diverged, after an epoch with which no network goes on: its training loss
+    is not a number or ten times that of a guess, its test loss is not finite (some of the network's
+    answers are none), or its gradients overflow fp16 so steadily that the scaler skips every step.
+    The epoch is recorded with what is known of it.
+
     Precision: autocast to bf16 where the hardware has it, to fp16 with a gradient scaler on older
     GPUs; weights, normalization statistics, loss and optimizer in fp32; no autocast elsewhere.
 
@@ -57,7 +71,8 @@ def train(
 
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
-        RunError: the folder cannot be written, or holds another run, or a damaged one.
+        RunError: the folder cannot be read or written, holds another run or a damaged one, or is
+            trained in by another process. What is recorded there stays as it is.
     """
     where = find_device(device)
     needed = max(recipe.batch_size, recipe.init_images)
@@ -66,41 +81,45 @@ def train(
             f"the recipe takes {needed} images at once, {data!r} has {len(data.train_images)}"
         )
     folder = None if out is None else Path(out)
-    run, state = open_run(folder, recipe, data)
+    run, lock = open_run(folder, recipe, data)
     run.provenance |= _provenance(data, where)
-    return _epochs(run, state, data, folder, where, progress)
+    return _locked(_epochs(run, lock, data, where, progress), run, lock)
+
+
+def _locked(rows: Iterator[Row], run: Run, lock: Lock | None) -> Iterator[Row]:
+    try:
+        yield from rows
+    finally:
+        if lock is not None:
+            lock.release(remove=run.state != "interrupted")
 
 
 def _epochs(
-    run: Run,
-    state: dict[str, Any] | None,
-    data: Cifar10,
-    folder: Path | None,
-    device: torch.device,
-    progress: bool,
+    run: Run, lock: Lock | None, data: Cifar10, device: torch.device, progress: bool
 ) -> Iterator[Row]:
     recipe = run.recipe
+    if run.state != "interrupted":
+        yield from run.rows
+        return
+
+    generators = Generators(device, recipe.seed)
+    with generators.ours():
+        model = build(recipe).to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(recipe, model)
+    dtype = autocast_type(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    parts = (run, model, optimizer, scaler, generators)
+    begun = lock is not None and restore(lock.folder, *parts)
     yield from run.rows
     if run.state != "interrupted":
         return
 
-    generators = Generators(device, recipe.seed)
     train_x, test_x = (x.to(device) for x in prepare(data, recipe.inputs))
     train_y, test_y = data.train_labels.to(device), data.test_labels.to(device)
-    dtype = autocast_type(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-
-    with generators.ours():
-        model = build(recipe).to(device, memory_format=torch.channels_last)
-        if recipe.init_images and not state:
+    if recipe.init_images and not begun:
+        with generators.ours():
             chosen = torch.randperm(len(train_x), device=device)[: recipe.init_images]
             data_dependent_init(model, train_x[chosen])
-    optimizer = build_optimizer(recipe, model)
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        generators.load(state["generators"])
 
     steps = len(train_x) // recipe.batch_size
     bar = _bar(progress, recipe, steps, len(run.rows))
@@ -135,27 +154,25 @@ def _epochs(
         )
         run.rows.append(row)
         run.provenance["wall_seconds"] += row.seconds
-        if not row.train_loss < DIVERGED:  # NaN too
-            run.state = f"diverged at epoch {row.epoch}"
-        elif row.epoch == recipe.epochs:
-            run.state = "finished"
-        if folder is not None:
-            # The record first: a checkpoint is then never ahead of it.
-            run.save(folder)
-            state = {
-                "rows": [list(row) for row in run.rows],
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "generators": generators.state(),
-            }
-            save_checkpoint(folder, state)
+        run.state = _state(recipe, row, scaler.get_scale())
+        if lock is not None:
+            lock.check()
+            run.save(lock.folder)
+            save_checkpoint(lock.folder, *parts)
         diverged = run.state.startswith("diverged")
         bar.set_postfix_str(run.state if diverged else f"test error {100 * test_error:.2f} %")
         yield row
         if run.state != "interrupted":
             break
     bar.close()
+
+
+def _state(recipe: Recipe, row: Row, scale: float) -> str:
+    """How a run stands after an epoch, with the scale that fp16's gradients had at its end."""
+    alive = row.train_loss < DIVERGED and math.isfinite(row.test_loss)  # NaN is neither
+    if not alive or scale < LEAST_SCALE:
+        return f"diverged at epoch {row.epoch}"
+    return "finished" if row.epoch == recipe.epochs else "interrupted"
 
 
 def _provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:

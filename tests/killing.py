@@ -1,0 +1,144 @@
+"""Trainings killed with SIGKILL and started again until they finish; test_resume.py runs this.
+
+Every training is a process of its own, forked from one that has warmed up: on one thread, that
+works, and saves a second each.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from wnlib import Recipe, Run, load_cifar10, train
+
+NAMES = ["checkpoint.pt", "history.csv", "run.json"]
+sample = load_cifar10()
+parts = {
+    f"{part}_{what}": getattr(sample, f"{part}_{what}")[:count]
+    for part, count in (("train", 40), ("test", 20))
+    for what in ("images", "labels")
+}
+data = dataclasses.replace(sample, name="tiny", digest="tiny", **parts)
+recipe = Recipe.paper("wn_mobn").scaled(
+    width=2, epochs=5, batch_size=10, init_images=20, inputs="symmetric"
+)
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_write(number: int, stage: str) -> Callable[[], None]:
+    """Kill the process within its so-manieth write: half written, whole but not in place, done."""
+
+    def install() -> None:
+        calls = []
+        fsync, replace = os.fsync, Path.replace
+
+        def within(descriptor: int) -> None:
+            calls.append(descriptor)
+            if len(calls) == number and stage == "half":
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                die()
+            fsync(descriptor)
+
+        def put(path: Path, target: Path) -> Path:
+            if len(calls) == number and stage == "whole":
+                die()
+            replace(path, target)
+            if len(calls) == number and stage == "done":
+                die()
+            return target
+
+        os.fsync, Path.replace = within, put  # type: ignore[method-assign]
+
+    return install
+
+
+def attempt(folder: Path, install: Callable[[], None] = bool, delay: float | None = None) -> bool:
+    """Train in a new process; whether it came to its end before it was killed."""
+    pid = os.fork()
+    if not pid:
+        try:
+            install()
+            list(train(recipe, data, folder, device="cpu"))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    assert status in (0, signal.SIGKILL), f"{folder}: status {status}"
+    return status == 0
+
+
+def rows(folder: Path) -> list[tuple[float, ...]]:
+    return [row[:-1] for row in Run.load(folder).rows]  # all but the seconds
+
+
+def check(folder: Path, finished: bool) -> int:
+    """The record is whole and a beginning of the uninterrupted one; how many strays there are."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    strays = {name for name in names if name.endswith(".partial")}
+    assert len(strays) <= 1, strays
+    if finished:
+        assert sorted(names) == NAMES, names
+        assert rows(folder) == expected
+        assert Run.load(folder).state == "finished"
+    else:
+        assert names <= {*NAMES, "lock", *strays}, names
+        if "run.json" in names:
+            assert rows(folder) == expected[: len(rows(folder))]
+    return len(strays)
+
+
+torch.set_num_threads(1)
+list(train(recipe, data, device="cpu"))
+root = Path(sys.argv[1])
+assert attempt(root / "whole")
+expected = rows(root / "whole")
+start = time.perf_counter()
+assert attempt(root / "again")
+duration = time.perf_counter() - start
+assert rows(root / "again") == expected
+assert len(expected) == recipe.epochs
+
+moments = random.Random(20160225)
+random_kills, folders, strays = 0, 1, 0
+while random_kills < 20:
+    folder = root / f"random{folders}"
+    finished = attempt(folder, delay=moments.uniform(0, duration))
+    random_kills += not finished
+    folders += finished
+    strays += check(folder, finished)
+while not finished:
+    finished = attempt(folder)
+    check(folder, finished)
+
+write_kills = 0
+for number in range(1, 6):  # two at the start, three an epoch
+    for stage in ("half", "whole", "done"):
+        folder = root / f"write{number}{stage}"
+        for install in (at_write(number, stage), at_write(1 + number % 3, stage), bool):
+            finished = attempt(folder, install)
+            write_kills += not finished
+            strays += check(folder, finished)
+        assert finished
+
+# Killed in its last write, a run is finished; opened once more, it is cleared up.
+for stage in ("half", "whole", "done"):
+    folder = root / f"last{stage}"
+    assert not attempt(folder, at_write(2 + 3 * recipe.epochs, stage))
+    assert Run.load(folder).state == "finished"
+    strays += check(folder, attempt(folder))
+print(json.dumps({"random": random_kills, "write": write_kills, "strays": strays}))
