@@ -15,5 +15,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "Curvature": widgets.Curvature,
     "FiveCurves": lambda: widgets.FiveCurves(load_runs(RUNS / "report-2019")),
     "Geometry": widgets.Geometry,
+    "Smoothing": lambda: widgets.Smoothing(load_runs(RUNS / "report-2019"), norm="mobn"),
     "Whitening": lambda: widgets.Whitening(load_cifar10()),
 }

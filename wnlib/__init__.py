@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Curvature,
         FiveCurves,
         Geometry,
+        Smoothing,
         Whitening,
     )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Norm",
     "Recipe",
     "Run",
+    "Smoothing",
     "Whitening",
     "data_dependent_init",
     "load_cifar10",
@@ -56,6 +58,7 @@ _WIDGETS = (
     "Curvature",
     "FiveCurves",
     "Geometry",
+    "Smoothing",
     "Whitening",
 )
 

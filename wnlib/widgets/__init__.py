@@ -5,6 +5,7 @@ from wnlib.widgets.convolution import ConvolutionArithmetic
 from wnlib.widgets.curvature import Curvature
 from wnlib.widgets.curves import FiveCurves
 from wnlib.widgets.geometry import Geometry
+from wnlib.widgets.smoothing import Smoothing
 from wnlib.widgets.whitening import Whitening
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "Curvature",
     "FiveCurves",
     "Geometry",
+    "Smoothing",
     "Whitening",
 ]

@@ -1,0 +1,52 @@
+"""Smoothing in a browser: the window is moved, the end bends less with the degree."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from wnlib import Recipe, Run, Smoothing, load_runs
+from wnlib.runs import Row, smooth
+
+RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
+
+
+def shown(context: BrowserContext, figure: Smoothing) -> Page:
+    page = context.new_page()
+    page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
+    expect(page.locator("[data-wn-ready]")).to_have_count(1)
+    return page
+
+
+def test_the_end_bends_less_with_the_degree(context: BrowserContext) -> None:
+    report = load_runs(RUNS / "report-2019")
+    page = shown(context, Smoothing(report, norm="mobn"))
+    read = page.locator(".read")
+    errors = 100 * report[2].column("test_error")
+    for degree in (10, 3, 1):
+        page.get_by_label("Degree").fill(str(degree))
+        end = smooth(errors, 51, degree)[-1]
+        found = re.match(r"Epoch 200: recorded 22.36 %, smoothed ([\d.]+) %", read.inner_text())
+        # In wide windows scipy loses digits above degree 5.
+        assert float(found[1]) == pytest.approx(end, abs=0.006 if degree < 6 else 0.1)
+        assert f"{found[1]} %" in page.locator("tr.chosen").inner_text()
+    page.get_by_label("batch norm", exact=True).check()
+    expect(page.locator("tr.chosen")).to_contain_text("batch norm")
+    page.get_by_role("application").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(read).to_contain_text("Epoch 199")
+    expect(page.get_by_role("status")).to_contain_text("batch norm. Epoch 199")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator("tr.chosen")).to_contain_text("mean-only BN")
+    expect(read).to_contain_text("Epoch 200")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_short_runs(context: BrowserContext, count: int) -> None:
+    rows = [Row(i + 1, 0.1, 1.0, 1.0, 1.0, 0.5, 1.0) for i in range(count)]
+    page = shown(context, Smoothing([Run(Recipe.paper("wn"), rows)]))
+    if count:
+        expect(page.locator(".read")).to_contain_text(f"Epoch {count}: recorded 50.00 %")
+    else:
+        expect(page.get_by_text("No run with the test errors of all its epochs.")).to_be_visible()
