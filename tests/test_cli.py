@@ -12,12 +12,12 @@ import termios
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wnlib import Norm, Run, __main__
 from wnlib.__main__ import main
-from wnlib.bench import compare_steps
 from wnlib.data import DataError
-from wnlib.step import find_device
 
 # The report's recipe does not whiten, which saves seconds.
 SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]
@@ -47,8 +47,14 @@ def fails(capsys, *argv):
         (["train", "wn", "--epochs", "0"], "epochs is a whole number from 1 up, not 0"),
         (["train", "wn", "--lr", "-1"], "lr is a number above 0"),
         (["train", "none", "--device", "tpu"], "device is auto, cpu, cuda or mps, not 'tpu'"),
-        (["compare", "--recipe", "mine"], "mine"),
-        (["compare", "--seed", "-1"], "seed"),
+        (["compare", "--recipes", "paper,mine"], "'mine' is not one of paper, report"),
+        (["compare", "--norms", "wn,layer_norm"], "'layer_norm' is not one of none, wn"),
+        (["compare", "--norms", "none", "--scales", "exp"], "exp is a scale of weight norm"),
+        (["compare", "--lrs", "0.1,fast"], "'0.1,fast' is not numbers with commas"),
+        (["compare", "--lrs", "0.1,nan"], "lr is a number above 0"),
+        (["compare", "--seeds=-1"], "seed"),
+        (["compare", "--jobs", "0"], "jobs is a whole number from 1 up"),
+        (["compare", "--jobs", "2", "--cluster", "tcp://a:1"], "not allowed with"),
         (["bench", "--widths", "0"], "widths"),
     ],
 )
@@ -106,25 +112,71 @@ def test_another_recipe_in_the_same_folder(capsys, tmp_path):
 
 
 def test_compare_trains_five_and_prints_the_table(capsys, tmp_path):
-    command = [
-        "compare",
-        "--width",
-        "2",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path),
-    ]
+    command = ["compare", *SMALL[:4], "--recipes", "report", "--epochs", "1", "--device", "cpu"]
+    command += ["--out", str(tmp_path)]
     assert main(command) == 0
     text = capsys.readouterr().out
     assert all(norm.label in text for norm in Norm)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(Norm)
     assert main([*command, "--json"]) == 0
-    table = json.loads(capsys.readouterr().out)
-    for row in table:
-        assert row["final"] == Run.load(tmp_path / row["norm"]).summary().final_error
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    told = json.loads(captured.out)
+    assert [run["name"] for run in told["runs"]] == [str(norm) for norm in Norm]
+    for run in told["runs"]:
+        assert run["final_error"] == Run.load(run["folder"]).summary().final_error
+
+
+def test_compare_names_what_failed_and_prints_the_rest(capsys, tmp_path):
+    """One of two runs is there already; the other's folder holds something else."""
+    small = ["--width", "2", "--epochs", "1", "--device", "cpu"]
+    for norm, seed in (("none", "0"), ("wn", "7")):
+        command = ["train", norm, "--recipe", "report", *small, "--seed", seed]
+        assert main([*command, "--out", str(tmp_path / norm)]) == 0
+    capsys.readouterr()
+    command = ["compare", "--recipes", "report", "--norms", "none,wn", *small]
+    assert main([*command, "--out", str(tmp_path), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("wnlib: 1 of 2 runs failed (wn): ")
+    assert "seed 7, not 0" in captured.err
+    assert captured.err.count("\n") == 1
+    told = json.loads(captured.out)
+    assert ([run["name"] for run in told["runs"]], list(told["failed"])) == (["none"], ["wn"])
+
+
+@given(st.sets(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 99))
+def test_seeds(firsts, more):
+    texts = [str(first) if not more else f"{first}-{first + more}" for first in firsts]
+    expected = [seed for first in firsts for seed in range(first, first + more + 1)]
+    arguments = __main__._parser().parse_args(["compare", "--seeds", ",".join(texts)])
+    assert arguments.seeds == tuple(dict.fromkeys(expected))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0-", "-4", "4-2", "0,,1", "1.5", "0 1", "0-1-2", "0-99999999"]
+)
+def test_seeds_that_are_none(capsys, text):
+    assert "is not a seed, or up to 1000 as in 0-4,7" in fails(capsys, "compare", f"--seeds={text}")
+
+
+@pytest.mark.parametrize(
+    ("extra", "folder", "name"),
+    [
+        ([], "width24-paper-20-sample", "none"),
+        (["--seeds", "2", "--lrs", "0.01"], "width24-paper-20-lr0.01-seed2-sample", "none"),
+        (["--seeds", "1,2", "--full"], "width24-paper-20", "seed1/none"),
+        (["--recipes", "paper,report"], "width24-20-sample", "paper/none"),
+        (["--scales", "exp"], "width24-paper-20-exp-sample", "wn"),
+        (["--scales", "exp,linear", "--width", "96"], "width96-paper-20-sample", "exp/wn"),
+    ],
+)
+def test_default_folder_of_a_grid(capsys, monkeypatch, extra, folder, name):
+    def show(plans, *args, **kwargs):
+        raise ValueError(plans[0].folder)
+
+    monkeypatch.setattr(__main__, "run_grid", show)
+    monkeypatch.setattr(__main__, "load_cifar10", lambda full: None)
+    assert fails(capsys, "compare", *extra) == f"wnlib: runs/{folder}/{name}\n"
 
 
 def test_default_folders_tell_runs_apart(tmp_path, monkeypatch):
@@ -133,21 +185,6 @@ def test_default_folders_tell_runs_apart(tmp_path, monkeypatch):
     for extra in variants:
         main(["train", "wn", *SMALL, "--epochs", "1", *extra])
     assert len(list(tmp_path.glob("runs/*/wn/run.json"))) == len(variants)
-
-
-def test_bench(capsys):
-    assert main(["bench", "--widths", "2", "--rounds", "1", "--device", "cpu", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["width"] == 2
-    assert row["ratio"] == pytest.approx(row["wnlib"] / row["plain"])
-    assert main(["bench", "--widths", "2", "--rounds", "1", "--device", "cpu"]) == 0
-    assert "ratio" in capsys.readouterr().out
-
-
-def test_bench_says_where_it_is(monkeypatch, sample):
-    said = []
-    compare_steps(2, sample, find_device("cpu"), rounds=1, block=1, workers=0, say=said.append)
-    assert said[-1] == "width 2: round 1 of 1"
 
 
 def test_module_runs_without_traceback():

@@ -3,17 +3,24 @@
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from wnlib.data import Cifar10, DataError, cache_dir, load_cifar10
+from wnlib.data import DataError, cache_dir, load_cifar10
+from wnlib.display import Display, end_line, epoch_line
+from wnlib.grid import run_grid
 from wnlib.layers import Norm
+from wnlib.plans import plan_grid
 from wnlib.recipe import Recipe
-from wnlib.runs import Row, Run, RunError
+from wnlib.runs import Run, RunError
+from wnlib.spread import summarize, summary_text
 from wnlib.step import find_device
 from wnlib.train import train
+from wnlib.workers import cluster, processes, share_of_threads
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,24 +66,54 @@ def _parser() -> _Parser:
     add(_data, f"Load CIFAR-10 and check it; the full set is kept in {cache_dir()}.")
     one = add(_train, "Train one configuration; a stopped run goes on.")
     one.add_argument("norm", choices=[str(n) for n in Norm], help="the configuration")
-    five = add(_compare, "Train the five configurations and print the table.")
-    for sub in (one, five):
-        sub.add_argument(
-            "--recipe", choices=("paper", "report"), default="paper", help="default: paper"
-        )
+    many = add(
+        _compare,
+        "Train the five configurations, or a whole grid of runs, and say how they compare; a "
+        "stopped grid goes on. A LIST has commas.",
+    )
+    for sub in (one, many):
         sub.add_argument("--width", type=int, default=24, help="default: 24; the paper's: 96")
         sub.add_argument("--epochs", type=int, default=20, help="default: 20; the paper's: 200")
-        sub.add_argument("--lr", type=float, help="default: the recipe's")
-        sub.add_argument(
-            "--scale", choices=("linear", "exp"), default="linear", help="WN's g or e^s"
-        )
-        sub.add_argument("--seed", type=int, default=0, help="default: 0")
-        what = "the run" if sub is one else "the runs, one folder each"
-        sub.add_argument("--out", type=Path, help=f"folder of {what}; default: named by the above")
-    bench = add(_bench, "Time training steps beside the usual PyTorch script.")
+    recipes, scales = ("paper", "report"), ("linear", "exp")
+    one.add_argument("--recipe", choices=recipes, default="paper", help="default: paper")
+    one.add_argument("--lr", type=float, help="default: the recipe's")
+    one.add_argument("--scale", choices=scales, default="linear", help="WN's g or e^s")
+    one.add_argument("--seed", type=int, default=0, help="default: 0")
+    one.add_argument("--out", type=Path, help="the run's folder; default: named by the above")
+    for flag, kind, default, text in (
+        ("--norms", _list_of(tuple(Norm)), tuple(Norm), "default: all five"),
+        ("--recipes", _list_of(recipes), ("paper",), "paper (default), report"),
+        ("--lrs", _numbers, (None,), "default: the recipe's own"),
+        ("--scales", _list_of(scales), ("linear",), "linear (default), exp: WN's g or e^s"),
+        ("--seeds", _seeds, (0,), "for instance 0-4,7; default: 0"),
+    ):
+        many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
+    many.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the runs, one folder each; with --cluster, one that all workers see; "
+        "default: named by the above",
+    )
+    where = many.add_mutually_exclusive_group()
+    where.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1"
+    )
+    where.add_argument(
+        "--cluster", metavar="tcp://HOST:PORT", help="train on the workers of a Dask scheduler"
+    )
+    bench = add(_bench, "Time training: steps beside the usual script's, configurations, growth.")
+    sections = ("steps", "configurations", "growth", "data", "profile")
+    bench.add_argument(
+        "sections",
+        type=_list_of(sections),
+        nargs="?",
+        default=sections,
+        metavar="LIST",
+        help=f"of {', '.join(sections)}, with commas; default: all, a few minutes",
+    )
     bench.add_argument("--widths", type=int, nargs="+", default=[24, 96], help="default: 24 96")
     bench.add_argument("--rounds", type=int, default=5, help="default: 5")
-    for sub in (one, five, bench):
+    for sub in (one, many, bench):
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     return parser
 
@@ -94,90 +131,126 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     find_device(arguments.device)  # before a download that may take minutes
-    recipe, folder = _recipe(arguments, Norm(arguments.norm))
-    _follow(arguments, recipe, load_cifar10(arguments.full), arguments.out or folder)
+    recipe = _recipe(arguments, Norm(arguments.norm))
+    axes = ([arguments.recipe], [arguments.lr], [arguments.scale], [arguments.seed])
+    folder = arguments.out or _default_folder(arguments, *axes) / recipe.norm
+    data = load_cifar10(arguments.full)
+    bar = sys.stderr.isatty() and not arguments.json
+    for row in train(recipe, data, folder, device=arguments.device, progress=bar):
+        if arguments.json:
+            print(json.dumps(row._asdict()), flush=True)
+        elif not bar:
+            print(epoch_line(f"{recipe.norm:>7}", recipe, row), flush=True)
+    if not arguments.json:
+        print(f"{end_line(recipe.norm.label, Run.load(folder))}; recorded in {folder}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from wnlib.plots import table
-
-    find_device(arguments.device)
-    plans = [_recipe(arguments, norm) for norm in Norm]
-    data = load_cifar10(arguments.full)
-    runs = [_follow(arguments, recipe, data, folder) for recipe, folder in plans]
-    if arguments.json:
-        from wnlib.runs import compare
-
-        print(json.dumps(compare(runs)))
+    axes = {name: getattr(arguments, name) for name in ("recipes", "lrs", "scales", "seeds")}
+    plans = plan_grid(
+        arguments.out or _default_folder(arguments, **axes),
+        **axes,
+        norms=arguments.norms,
+        width=arguments.width,
+        epochs=arguments.epochs,
+    )
+    if arguments.cluster:
+        workers, threads = cluster(arguments.cluster), None
     else:
-        print(f"\nTest error in percent, here on {data!r}:\n\n{table(runs)}")
+        find_device(arguments.device)  # before a download that may take minutes
+        workers, threads = processes(arguments.jobs), share_of_threads(arguments.jobs)
+    data = load_cifar10(arguments.full)
+    with workers as executor, closing(Display(quiet=arguments.json)) as display:
+        results = run_grid(
+            plans, data, executor, device=arguments.device, threads=threads, display=display
+        )
+    summary = summarize(results)
+    runs = [run for run in results.values() if isinstance(run, Run)]
+    if arguments.json:
+        print(json.dumps({"data": data.name, **summary}))
+    elif runs:
+        alone = len({run.norm for run in runs}) == len(runs) == len(plans)
+        from wnlib.plots import table
+
+        text = table(runs) if alone else summary_text(summary)
+        print(f"\nTest error in percent, here on {data!r}:\n\n{text}")
+    if summary["failed"]:
+        names, why = ", ".join(summary["failed"]), next(iter(summary["failed"].values()))
+        raise RunError(f"{len(summary['failed'])} of {len(plans)} runs failed ({names}): {why}")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from wnlib.bench import compare_steps
+    from wnlib.bench import bench
+    from wnlib.bench_text import bench_text
 
     device = find_device(arguments.device)
     data = load_cifar10(arguments.full)
-    if min(arguments.widths) < 1 or arguments.rounds < 1:
-        raise ValueError("widths and rounds are whole numbers from 1 up")
 
     def say(text: str) -> None:
         if sys.stderr.isatty():
-            print(f"\r{text} ", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
-    results = []
-    for width in arguments.widths:
-        results.append(compare_steps(width, data, device, rounds=arguments.rounds, say=say))
-    say("\n")
-    if arguments.json:
-        print(json.dumps(results))
-        return
-    print(f"Images a second of full training steps with weight norm, on {device.type}:\n")
-    print(f"{'width':>5}{'usual script':>15}{'wnlib':>9}{'ratio':>8}")
-    for row in results:
-        print(f"{row['width']:>5}{row['plain']:>15.0f}{row['wnlib']:>9.0f}{row['ratio']:>8.2f}")
+    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
+    result = bench(data, device, arguments.sections, **options)
+    say("")
+    print(json.dumps(result) if arguments.json else bench_text(result))
 
 
-def _recipe(arguments: argparse.Namespace, norm: Norm) -> tuple[Recipe, Path]:
+def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:
     recipe: Recipe = getattr(Recipe, arguments.recipe)(norm)
     changes = {name: getattr(arguments, name) for name in ("width", "epochs", "seed")}
     if arguments.lr is not None:
         changes["lr"] = arguments.lr
     if norm.weight_normalized:
         changes["scale"] = arguments.scale
-    recipe = recipe.scaled(**changes)
-    if arguments.out is not None:
-        return recipe, arguments.out / norm
-    words = [f"width{recipe.width}", recipe.name, str(recipe.epochs)]
-    words += [f"lr{recipe.lr:g}"] * (arguments.lr is not None)
-    words += ["exp"] * (arguments.scale == "exp") + [f"seed{recipe.seed}"] * (recipe.seed > 0)
-    words += [] if arguments.full else ["sample"]
-    return recipe, Path("runs") / "-".join(words) / norm
+    return recipe.scaled(**changes)
 
 
-def _follow(arguments: argparse.Namespace, recipe: Recipe, data: Cifar10, folder: Path) -> Run:
-    """Train, saying how it goes; return the recorded run."""
-    bar = sys.stderr.isatty() and not arguments.json
-    for row in train(recipe, data, folder, device=arguments.device, progress=bar):
-        if arguments.json and arguments.command is _train:
-            print(json.dumps(row._asdict()), flush=True)
-        elif not bar and not arguments.json:
-            print(_line(recipe, row), flush=True)
-    run = Run.load(folder)
-    if not arguments.json:
-        s = run.summary()
-        print(
-            f"{recipe.norm.label}: {run.state}; test error {100 * s.final_error:.2f} %, best "
-            f"{100 * s.best_error:.2f} % in epoch {s.best_epoch}; recorded in {folder}"
-        )
-    return run
+def _default_folder(
+    arguments: argparse.Namespace,
+    recipes: Sequence[str],
+    lrs: Sequence[float | None],
+    scales: Sequence[str],
+    seeds: Sequence[int],
+) -> Path:
+    """Named by what all of its runs have in common, and is not the default."""
+    words = [f"width{arguments.width}", *recipes * (len(recipes) == 1), str(arguments.epochs)]
+    words += [f"lr{lr:g}" for lr in lrs if len(lrs) == 1 and lr is not None]
+    words += ["exp"] * (tuple(scales) == ("exp",))
+    words += [f"seed{seed}" for seed in seeds if len(seeds) == 1 and seed > 0]
+    return Path("runs") / "-".join(words + ["sample"] * (not arguments.full))
 
 
-def _line(recipe: Recipe, row: Row) -> str:
-    return (
-        f"{recipe.norm:>7} epoch {row.epoch:>3} of {recipe.epochs}: training loss "
-        f"{row.train_loss:.4f}, test error {100 * row.test_error:.2f} %, {row.seconds:.1f} s"
-    )
+def _list_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """The type of an argument that is a list of these."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        for word in text.split(","):
+            if word not in choices:
+                names = ", ".join(map(str, choices))
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {names}")
+        return tuple(choices[choices.index(word)] for word in dict.fromkeys(text.split(",")))
+
+    return parse
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(float(word) for word in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas") from None
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """ "0-4,7" is 0, 1, 2, 3, 4, 7."""
+    seeds: dict[int, None] = {}
+    for word in text.split(","):
+        match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", word, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 1000:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a seed, or up to 1000 as in 0-4,7")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return tuple(seeds)
 
 
 if __name__ == "__main__":
