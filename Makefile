@@ -8,6 +8,7 @@ SEEDS ?= 0
 JOBS ?= 1
 OUT ?= runs/width$(WIDTH)-$(RECIPE)-$(EPOCHS)
 NOTEBOOKS ?=
+NAME ?=
 
 export PYTHON
 VENV := .venv/bin
@@ -15,7 +16,7 @@ SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site offline test measure links train execute lint clean distclean
+.PHONY: help setup book site offline test measure links train record execute lint clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +63,9 @@ train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|
 
 bench: setup ## how fast a training step is, beside the usual script, and where its time goes
 	@$(VENV)/python -m wnlib bench
+
+record: setup ## one recorded experiment again (NAME=sweep; without a name, the names), into runs/
+	@$(VENV)/python tools/record.py $(NAME)
 
 execute: setup ## run every notebook again, in place (NOTEBOOKS="book/a.ipynb ..." for some)
 	@$(VENV)/python tools/execute.py $(NOTEBOOKS)

@@ -1,0 +1,141 @@
+"""Train, or measure, again what the chapters load as recorded.
+
+    python tools/record.py NAME [--jobs N] [--out FOLDER]
+
+Without a name, the names there are. Whatever was stopped goes on; what is there is not done again.
+The chapters load book/runs and book/records; by default this writes to runs/ and leaves them alone.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from wnlib import Norm, Recipe, Run, load_cifar10
+from wnlib.data import DataError
+from wnlib.display import Display
+from wnlib.grid import run_grid
+from wnlib.plans import Plan, Setting, plan_grid
+from wnlib.runs import RunError
+from wnlib.workers import processes, share_of_threads
+
+ROOT = Path(__file__).parent.parent
+SWEPT = (Norm.NONE, Norm.WN, Norm.BN, Norm.WN_MOBN)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
+HOT = (0.003,)
+
+
+def _five(out: Path) -> list[Plan]:
+    """The five configurations, 20 epochs of the paper's schedule."""
+    return plan_grid(out / "width24-paper-20", width=24, epochs=20)
+
+
+def _sweep(out: Path) -> list[Plan]:
+    """Five learning rates for four configurations, 6 epochs."""
+    folder = out / "width24-paper-6-lr"
+    return plan_grid(folder, norms=SWEPT, lrs=RATES, width=24, epochs=6)
+
+
+def _exp(out: Path) -> list[Plan]:
+    """Weight norm with g = exp(s), 6 epochs."""
+    folder = out / "width24-paper-6-exp"
+    return plan_grid(folder, norms=(Norm.WN,), scales=("exp",), width=24, epochs=6)
+
+
+def _hot(out: Path) -> list[Plan]:
+    """The report's recipe at a learning rate of 0.003, 6 epochs."""
+    folder = out / "width24-report-6-lr0.003"
+    norms = (Norm.NONE, Norm.WN)
+    return plan_grid(folder, recipes=("report",), norms=norms, lrs=HOT, width=24, epochs=6)
+
+
+def _ablation(out: Path) -> list[Plan]:
+    """Weight norm by the paper's recipe without one of its parts, 20 epochs."""
+    paper = Recipe.paper("wn").scaled(width=24, epochs=20)
+    ways = {
+        "constant-rate": paper.scaled(decay_from=1.0),
+        "unwhitened": paper.scaled(inputs="unit"),
+    }
+    folder = out / "width24-wn-20-ablation"
+    return [_plan(recipe, folder, name) for name, recipe in ways.items()]
+
+
+def _noise(out: Path) -> list[Plan]:
+    """Two networks, 6 epochs, and the kurtosis of their noise layer by layer."""
+    norms = (Norm.BN, Norm.WN_MOBN)
+    return plan_grid(out / "width24-paper-6-noise", norms=norms, width=24, epochs=6)
+
+
+def _bench(out: Path) -> list[Plan]:
+    """What a step costs: needs an idle machine for some minutes."""
+    return []
+
+
+EXPERIMENTS = {f.__name__[1:]: f for f in (_five, _sweep, _exp, _hot, _ablation, _noise, _bench)}
+# What a measurement prints becomes a record, book/records/NAME.json.
+MEASURED = {
+    "noise": lambda plans: ["book/noise.py", *(str(plan.folder) for plan in plans)],
+    "bench": lambda plans: ["-m", "wnlib", "bench", "--full", "--json"],
+}
+
+
+def _plan(recipe: Recipe, folder: Path, name: str) -> Plan:
+    setting = Setting(recipe.name, recipe.lr, recipe.scale, recipe.norm)
+    return Plan(recipe, folder / name, name, setting, name)
+
+
+def record(name: str, out: Path, jobs: int) -> Iterator[str]:
+    """Do one experiment; yield what is to be said of it.
+
+    Raises:
+        RunError: a run failed.
+    """
+    plans = EXPERIMENTS[name](out)
+    if plans:
+        data = load_cifar10(full=True)
+        with processes(jobs) as executor, closing(Display()) as display:
+            threads = share_of_threads(jobs)
+            results = run_grid(plans, data, executor, threads=threads, display=display)
+        for plan, result in results.items():
+            if not isinstance(result, Run):
+                raise RunError(f"{plan.name}: {result}")
+        yield f"recorded in {os.path.commonpath([plan.folder.parent for plan in plans])}"
+    if name in MEASURED:
+        command = [sys.executable, *MEASURED[name](plans)]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RunError(f"{name}: the measurement failed")
+        path = out / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(json.loads(done.stdout), indent=1) + "\n")
+        yield f"recorded in {path}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on standard error."""
+    parser = argparse.ArgumentParser(description="Record again what the chapters load.")
+    parser.add_argument("name", nargs="?", choices=list(EXPERIMENTS), help="without: the names")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side; default: 2")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="default: runs")
+    arguments = parser.parse_args(argv)
+    if arguments.name is None:
+        print("\n".join(f"{name:9} {f.__doc__}" for name, f in EXPERIMENTS.items()))
+        return 0
+    try:
+        for text in record(arguments.name, arguments.out.absolute(), arguments.jobs):
+            print(text)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last whole epoch", file=sys.stderr)
+        return 2
+    except (RunError, DataError, ValueError, OSError) as error:
+        print(f"record: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
