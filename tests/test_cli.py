@@ -117,6 +117,7 @@ def test_compare_trains_five_and_prints_the_table(capsys, tmp_path):
     assert main(command) == 0
     text = capsys.readouterr().out
     assert all(norm.label in text for norm in Norm)
+    assert f"recorded in {tmp_path}:" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(Norm)
     assert main([*command, "--json"]) == 0
     captured = capsys.readouterr()

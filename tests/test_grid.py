@@ -479,8 +479,8 @@ def scheduler(tmp_path_factory):
     file = tmp_path_factory.mktemp("dask") / "scheduler.json"
     options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
     with started("scheduler", *options, "--scheduler-file", str(file)):
-        until(file.exists)
-        yield re.search(r"tcp://[\d.:]+", file.read_text())[0]
+        until(lambda: file.exists() and file.read_text().endswith("}"))  # it is not written whole
+        yield json.loads(file.read_text())["address"]
 
 
 @contextmanager

@@ -147,8 +147,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     axes = {name: getattr(arguments, name) for name in ("recipes", "lrs", "scales", "seeds")}
+    out = arguments.out or _default_folder(arguments, **axes)
     plans = plan_grid(
-        arguments.out or _default_folder(arguments, **axes),
+        out,
         **axes,
         norms=arguments.norms,
         width=arguments.width,
@@ -159,8 +160,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     else:
         find_device(arguments.device)  # before a download that may take minutes
         workers, threads = processes(arguments.jobs), share_of_threads(arguments.jobs)
-    data = load_cifar10(arguments.full)
     with workers as executor, closing(Display(quiet=arguments.json)) as display:
+        data = load_cifar10(arguments.full)  # before the workers, which find it in the cache
         results = run_grid(
             plans, data, executor, device=arguments.device, threads=threads, display=display
         )
@@ -173,7 +174,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         from wnlib.plots import table
 
         text = table(runs) if alone else summary_text(summary)
-        print(f"\nTest error in percent, here on {data!r}:\n\n{text}")
+        print(f"\nTest error in percent, here on {data!r}, recorded in {out}:\n\n{text}")
     if summary["failed"]:
         names, why = ", ".join(summary["failed"]), next(iter(summary["failed"].values()))
         raise RunError(f"{len(summary['failed'])} of {len(plans)} runs failed ({names}): {why}")
