@@ -78,7 +78,7 @@ def test_without_javascript_there_is_a_picture_that_says_what_it_shows(name):
     html = figure.html()
     alts = re.findall(r'<img [^>]*alt="([^"]+)"', html)
     assert len(alts) == 2  # light and dark
-    assert html.index("<img") < html.index('<script type="module">')
+    assert html.index("<img") < html.index('<script type="module" async>')
     assert len(figure.title) > 20
     assert len(figure.caption) > 40
 

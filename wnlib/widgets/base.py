@@ -65,12 +65,13 @@ class Figure(anywidget.AnyWidget):
         """The figure for a page without a kernel: same state, same bytes."""
         state = json.dumps(self.state(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         name = type(self).__name__
-        # "<" only occurs in strings there; escaped, no string can end the script element.
+        # "<" only occurs in strings there; escaped, no string can end the script element. Not
+        # async, the module would wait for all of the page's own scripts.
         return (
             f'<div class="wn-figure" data-wn-figure="{name}">'
             f'<script type="application/json">{state.replace("<", chr(92) + "u003c")}</script>'
             f"{self.picture()._repr_html_()}</div>\n"
-            f'<script type="module">\n{page_script(self.script, name)}</script>'
+            f'<script type="module" async>\n{page_script(self.script, name)}</script>'
         )
 
     def __repr__(self) -> str:
