@@ -11,6 +11,7 @@ RUNS = Path(__file__).parent.parent / "book" / "runs"
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "Activations": widgets.Activations,
+    "BatchNoise": widgets.BatchNoise,
     "ConvolutionArithmetic": widgets.ConvolutionArithmetic,
     "Curvature": widgets.Curvature,
     "FiveCurves": lambda: widgets.FiveCurves(load_runs(RUNS / "report-2019")),

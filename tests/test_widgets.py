@@ -148,9 +148,9 @@ def test_ticks_are_round_and_within(javascript, low, high, count):
 
 
 def test_numbers_as_people_read_them(javascript):
-    numbers = [-0.123456, 1234567, 1e-9, 0, None, 2.5]
+    numbers = [-0.123456, 1234567, -1e-9, 0, None, 2.5]
     text = javascript("base", "numbers.map((n) => m.format(n))", numbers=numbers)
-    assert text == ["−0.123", "1230000", "1e−9", "0", "–", "2.5"]
+    assert text == ["−0.123", "1230000", "−1e−9", "0", "–", "2.5"]
 
 
 def test_module_is_the_base_and_the_script(javascript):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wnlib.plots import plot_running_time, plot_test_error, plot_training_loss, table
     from wnlib.widgets import (
         Activations,
+        BatchNoise,
         ConvolutionArithmetic,
         Curvature,
         FiveCurves,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activations",
+    "BatchNoise",
     "ConvPoolCNNC",
     "ConvolutionArithmetic",
     "Curvature",
@@ -54,6 +56,7 @@ __all__ = [
 _PLOTS = ("plot_running_time", "plot_test_error", "plot_training_loss", "table")
 _WIDGETS = (
     "Activations",
+    "BatchNoise",
     "ConvolutionArithmetic",
     "Curvature",
     "FiveCurves",

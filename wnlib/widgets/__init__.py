@@ -5,11 +5,13 @@ from wnlib.widgets.convolution import ConvolutionArithmetic
 from wnlib.widgets.curvature import Curvature
 from wnlib.widgets.curves import FiveCurves
 from wnlib.widgets.geometry import Geometry
+from wnlib.widgets.noise import BatchNoise
 from wnlib.widgets.smoothing import Smoothing
 from wnlib.widgets.whitening import Whitening
 
 __all__ = [
     "Activations",
+    "BatchNoise",
     "ConvolutionArithmetic",
     "Curvature",
     "FiveCurves",

@@ -85,7 +85,7 @@ export function format(value, digits = 3) {
   let text = Number(value.toPrecision(digits));
   const size = Math.abs(text);
   text = size && (size < 1e-4 || size >= 1e7) ? text.toExponential() : String(text);
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 
 /** Round numbers from low to high, about `count` of them. */
@@ -333,7 +333,8 @@ export class Stage {
   }
 }
 
-/** An SVG with axes. `frame` sets scales and ticks; what is drawn goes into `marks`, which `frame` empties. */
+// An SVG with axes. `frame` sets scales and ticks; `xTicks` and `yTicks` are [place, text], if they are given.
+/** What is drawn goes into `marks`, which `frame` empties. */
 export class Axes {
   constructor(stage, { label, parent = stage.canvas, margin = {} } = {}) {
     this.stage = stage;
@@ -348,7 +349,7 @@ export class Axes {
     parent.append(this.svg);
   }
 
-  frame({ x, y, xLabel = "", yLabel = "", xLog = false, yLog = false, width = this.stage.width, height = 300, show = format }) {
+  frame({ x, y, xLabel = "", yLabel = "", xLog = false, yLog = false, xTicks, yTicks, width = this.stage.width, height = 300, show = format }) {
     const { top, right, bottom, left } = this.margin;
     const [x0, x1, y0, y1] = [left, Math.max(width - right, left + 1), height - bottom, top];
     Object.assign(this, { width, height, box: { x0, x1, y0, y1 } });
@@ -367,15 +368,16 @@ export class Axes {
     for (const [name, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) this.svg.setAttribute(name, value);
     fill(this.clip, { x: x0, y: y1, width: x1 - x0, height: Math.max(y0 - y1, 0) }, []);
     const parts = [];
-    for (const value of xLog ? logTicks(...x) : ticks(...x, Math.max(2, (x1 - x0) / 80))) {
+    const numbers = (range, log, count) => (log ? logTicks(...range) : ticks(...range, Math.max(2, count))).map((value) => [value, show(value)]);
+    for (const [value, text] of xTicks ?? numbers(x, xLog, (x1 - x0) / 80)) {
       const at = this.x(value);
       parts.push(s("line", { class: "grid", x1: at, x2: at, y1: y0, y2: y1 }));
-      parts.push(s("text", { x: at, y: y0 + 15, "text-anchor": "middle" }, show(value)));
+      parts.push(s("text", { x: at, y: y0 + 15, "text-anchor": "middle" }, text));
     }
-    for (const value of yLog ? logTicks(...y) : ticks(...y, Math.max(2, (y0 - y1) / 45))) {
+    for (const [value, text] of yTicks ?? numbers(y, yLog, (y0 - y1) / 45)) {
       const at = this.y(value);
       parts.push(s("line", { class: "grid", x1: x0, x2: x1, y1: at, y2: at }));
-      parts.push(s("text", { x: x0 - 6, y: at + 4, "text-anchor": "end" }, show(value)));
+      parts.push(s("text", { x: x0 - 6, y: at + 4, "text-anchor": "end" }, text));
     }
     parts.push(s("path", { class: "axis", d: `M${x0} ${y1}V${y0}H${x1}` }));
     parts.push(s("text", { x: (x0 + x1) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
