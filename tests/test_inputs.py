@@ -135,7 +135,7 @@ def test_sample_is_whitened(sample, zca):
 
 
 def test_cached_is_the_fitted(sample, zca, cache, fits):
-    assert (cache / f"zca-{sample.digest}.pt").is_file()
+    assert (cache / f"whitening-{sample.digest}.pt").is_file()
     assert_same(ZCA.of(sample), zca)
     assert fits == []
 
@@ -143,7 +143,7 @@ def test_cached_is_the_fitted(sample, zca, cache, fits):
 def test_first_use_fits_and_caches(sample, zca, own_cache, fits):
     assert_same(ZCA.of(sample), zca)
     assert torch.equal(fits[0], symmetric(sample.train_images))
-    assert [p.name for p in own_cache.iterdir()] == [f"zca-{sample.digest}.pt"]
+    assert [p.name for p in own_cache.iterdir()] == [f"whitening-{sample.digest}.pt"]
     assert_same(ZCA.of(sample), zca)
     assert len(fits) == 1
 
@@ -189,7 +189,7 @@ class Evil:
 )
 def test_other_content_is_fitted_again(sample, zca, own_cache, fits, content):
     own_cache.mkdir()
-    torch.save(content, own_cache / f"zca-{sample.digest}.pt")
+    torch.save(content, own_cache / f"whitening-{sample.digest}.pt")
     assert_same(ZCA.of(sample), zca)
     assert len(fits) == 1
 
@@ -215,7 +215,7 @@ def test_unfinished_file_that_cannot_be_opened_is_done_without(
     sample, zca, own_cache, fits, monkeypatch
 ):
     monkeypatch.setattr(files, "token_hex", lambda _: "0")
-    partial = own_cache / f"zca-{sample.digest}.pt.0.partial"
+    partial = own_cache / f"whitening-{sample.digest}.pt.0.partial"
     partial.mkdir(parents=True)
     assert_same(ZCA.of(sample), zca)
     assert list(own_cache.iterdir()) == [partial]

@@ -44,12 +44,21 @@ class ZCA:
 
     @classmethod
     def fit(cls, x: Tensor, regularization: float = 1e-5) -> "ZCA":
-        """From images (N, …), N ≥ 2, flattened to (N, D). The spectrum is taken in fp64."""
+        """From images (N, …), N ≥ 2, flattened to (N, D).
+
+        Covariance and spectrum are taken in fp64: a covariance in fp32 has the smallest variances of
+        CIFAR-10 off by up to 2 %, differently on each machine.
+        """
         x = x.flatten(1)
-        mean = x.mean(0)
-        centred = x - mean
-        values, vectors = torch.linalg.eigh((centred.T @ centred).double() / len(x))
-        return cls(mean, values.clamp_min(0).to(x.dtype), vectors.to(x.dtype), regularization)
+        mean = x.mean(0, dtype=torch.float64)
+        covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+        for part in x.split(5000):  # the whole set in fp64 would be over a gigabyte
+            centred = part - mean
+            covariance += centred.T @ centred
+        values, vectors = torch.linalg.eigh(covariance / len(x))
+        return cls(
+            mean.to(x.dtype), values.clamp_min(0).to(x.dtype), vectors.to(x.dtype), regularization
+        )
 
     def _apply(self, x: Tensor, power: float) -> Tensor:
         scale = (self.eigenvalues + self.regularization) ** power
@@ -73,7 +82,7 @@ class ZCA:
         """
         if regularization is None:
             regularization = 1e-2 if len(data.train_images) < 3072 else 1e-5
-        path = cache_dir() / f"zca-{data.digest}.pt"
+        path = cache_dir() / f"whitening-{data.digest}.pt"
         shapes = [(3072,), (3072,), (3072, 3072)]
         try:
             with ZipFile(path) as file:  # torch.load leaves the checksums alone
