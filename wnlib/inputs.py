@@ -46,8 +46,8 @@ class ZCA:
     def fit(cls, x: Tensor, regularization: float = 1e-5) -> "ZCA":
         """From images (N, …), N ≥ 2, flattened to (N, D).
 
-        Covariance and spectrum are taken in fp64: a covariance in fp32 has the smallest variances of
-        CIFAR-10 off by up to 2 %, differently on each machine.
+        Covariance and spectrum are taken in fp64: in fp32 the covariance has the smallest variances
+        of CIFAR-10 off by up to 2 %, differently on each machine.
         """
         x = x.flatten(1)
         mean = x.mean(0, dtype=torch.float64)
