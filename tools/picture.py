@@ -1,4 +1,4 @@
-"""Draw the five recorded curves for the README and the first page, light and dark.
+"""Draw the five recorded curves for the README, light and dark.
 
 python tools/picture.py
 """

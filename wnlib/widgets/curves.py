@@ -138,11 +138,16 @@ class FiveCurves(Figure):
         }
 
     def picture(self) -> Plot:
-        """The test errors, smoothed as they are at first."""
-        known = (math.isfinite(row.test_error) for run in self.runs for row in run.rows)
+        """The test errors of what is not switched off, smoothed as they are at first."""
+        runs = [
+            run
+            for run in self.runs
+            if run.norm not in self.hidden_norms and run.source not in self.hidden_sources
+        ]
+        known = (math.isfinite(row.test_error) for run in runs for row in run.rows)
         smoothed = self.window > 1 and all(known)
         options = {"window": self.window, "degree": self.degree} if smoothed else {}
-        return plot_test_error(self.runs, "Test error", smoothed=smoothed, **options)
+        return plot_test_error(runs, "Test error", smoothed=smoothed, **options)
 
 
 def _labels(curves: list[tuple[str, Recipe]]) -> list[str]:
