@@ -71,7 +71,8 @@ class WeightNorm(nn.Module):
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         scale = g.exp() if self.exp else g
-        return _Scaled.apply(scale, self.units(v), self.dims).reshape(v.shape)
+        w = _Scaled.apply(scale, self.units(v), self.dims)
+        return w.flatten(0, 1) if self.groups > 1 else w
 
     def right_inverse(self, w: Tensor) -> tuple[Tensor, Tensor]:
         g = self.norm(w)
