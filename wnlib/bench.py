@@ -45,7 +45,8 @@ def bench(
         data: its images are trained on; its size decides what the section "data" costs.
         sections: of `SECTIONS`; all by default.
         widths: of the networks.
-        rounds: measurements of each, after one that warms up.
+        rounds: measurements of each, after one that warms up; half as many of what "growth" and
+            "profile" measure.
         say: told what is being measured, in one line.
 
     Raises:
@@ -126,7 +127,7 @@ def growth(
     narrow: int, wide: int, data: Cifar10, device: torch.device, *, rounds: int, say: Say
 ) -> dict[str, list[dict[str, Any]]]:
     """The configurations against batch size in the narrow network, and against width up to wide."""
-    options: dict[str, Any] = {"rounds": min(rounds, 3), "torch_wn": False, "say": say}
+    options: dict[str, Any] = {"rounds": rounds, "torch_wn": False, "say": say}
     batches = [b for b in BATCHES if b <= len(data.train_images)]
     widths = [wide // part for part in (8, 4, 2, 1) if wide >= part]
     return {
@@ -215,16 +216,16 @@ SECTIONS = {
         compare_steps(w, data, device, rounds=rounds, say=say) for w in widths
     ],
     "configurations": lambda widths, data, device, rounds, say: [
-        compare_configurations(w, data, device, rounds=2 * rounds, say=say) for w in widths
+        compare_configurations(w, data, device, rounds=rounds, say=say) for w in widths
     ],
     "growth": lambda widths, data, device, rounds, say: growth(
-        min(widths), max(widths), data, device, rounds=rounds, say=say
+        min(widths), max(widths), data, device, rounds=-(-rounds // 2), say=say
     ),
     "data": lambda widths, data, device, rounds, say: feed(
         data, device, max(widths), rounds=rounds, say=say
     ),
     "profile": lambda widths, data, device, rounds, say: [
-        profile_steps(w, data, device, rounds=rounds, say=say) for w in widths
+        profile_steps(w, data, device, rounds=-(-rounds // 2), say=say) for w in widths
     ],
 }
 
