@@ -3,7 +3,11 @@ import { h, s } from "./base.js";
 
 /** A file name from a title. */
 export function slug(title) {
-  const words = title.normalize("NFKD").toLowerCase().match(/[a-z0-9]+/g) ?? [];
+  const words =
+    title
+      .normalize("NFKD")
+      .toLowerCase()
+      .match(/[a-z0-9]+/g) ?? [];
   return words.join("-").slice(0, 60).replace(/-$/, "") || "figure";
 }
 
@@ -23,13 +27,18 @@ export function standalone(svg, title, background) {
   const nodes = [...copy.querySelectorAll("*")];
   [...svg.querySelectorAll("*")].forEach((node, i) => {
     const style = getComputedStyle(node);
-    for (const name of node.localName === "text" ? [...STYLED, ...LETTERS] : STYLED) nodes[i].setAttribute(name, style.getPropertyValue(name));
+    for (const name of node.localName === "text" ? [...STYLED, ...LETTERS] : STYLED)
+      nodes[i].setAttribute(name, style.getPropertyValue(name));
     for (const name of ["class", "tabindex", "role", "aria-roledescription"]) nodes[i].removeAttribute(name);
   });
   for (const node of copy.querySelectorAll("[data-live]")) node.remove();
   const [width, height] = ["width", "height"].map((name) => Number(svg.getAttribute(name)));
   const colour = getComputedStyle(svg).color;
-  const heading = s("text", { x: 14, y: -12, fill: colour, "font-size": 15, "font-weight": 600, "font-family": getComputedStyle(svg).fontFamily }, title);
+  const heading = s(
+    "text",
+    { x: 14, y: -12, fill: colour, "font-size": 15, "font-weight": 600, "font-family": getComputedStyle(svg).fontFamily },
+    title,
+  );
   copy.prepend(s("title", {}, title), s("rect", { y: -36, width, height: height + 36, fill: background }), heading);
   const size = { width, height: height + 36, viewBox: `0 -36 ${width} ${height + 36}` };
   for (const [name, value] of Object.entries(size)) copy.setAttribute(name, value);

@@ -2,7 +2,12 @@
 import { format, ticks } from "./base.js";
 import { smooth } from "./savgol.js";
 
-export const METRICS = { train_loss: "Training loss", train_error: "Training error", test_loss: "Test loss", test_error: "Test error" };
+export const METRICS = {
+  train_loss: "Training loss",
+  train_error: "Training error",
+  test_loss: "Test loss",
+  test_error: "Test error",
+};
 
 export const isError = (metric) => metric.endsWith("error");
 
@@ -60,8 +65,17 @@ export function seriesOf(line, metric, window, degree, kind) {
   let last = raw.length - 1;
   while (!Number.isFinite(raw[last])) last--;
   const states = line.runs.map((run) => /^diverged.*$/.exec(run.state)?.[0]).filter(Boolean);
-  const diverged = states.length && line.runs.length > 1 ? `${states.length} of ${line.runs.length} runs ${states[0]}` : states[0];
-  return { line, raw, values: window > 1 ? mean : raw, band: columns.length > 1 ? [low, high] : null, best, last, diverged: diverged ?? null };
+  const diverged =
+    states.length && line.runs.length > 1 ? `${states.length} of ${line.runs.length} runs ${states[0]}` : states[0];
+  return {
+    line,
+    raw,
+    values: window > 1 ? mean : raw,
+    band: columns.length > 1 ? [low, high] : null,
+    best,
+    last,
+    diverged: diverged ?? null,
+  };
 }
 
 /** The part of the y-axis that shows all, but for a long run's first epochs and the heights to which a diverging one rises. */

@@ -27,7 +27,10 @@ export function hatMatrix(window, degree) {
   if (!hats.has(key)) {
     const rows = polynomials(window, degree);
     const entry = (i, j) => rows.reduce((sum, row) => sum + row[i] * row[j], 0);
-    hats.set(key, Array.from({ length: window }, (_, i) => Array.from({ length: window }, (_, j) => entry(i, j))));
+    hats.set(
+      key,
+      Array.from({ length: window }, (_, i) => Array.from({ length: window }, (_, j) => entry(i, j))),
+    );
   }
   return hats.get(key);
 }
@@ -58,7 +61,7 @@ function smoothStretch(values, window, degree) {
 /** The smoothed values; what is missing stays missing, and each stretch between is smoothed by itself. */
 export function smooth(values, window, degree) {
   const result = new Array(values.length).fill(null);
-  for (let from = 0; from < values.length; ) {
+  for (let from = 0; from < values.length;) {
     let to = from;
     while (to < values.length && Number.isFinite(values[to])) to++;
     smoothStretch(values.slice(from, to), window, degree).forEach((v, i) => (result[from + i] = v));

@@ -68,39 +68,92 @@ function build(stage) {
     const step = ((marks) => marks[1] - marks[0] || 1)(ticks(low, high + 1e-6));
     const y = [Math.floor(low / step) * step, Math.ceil(high / step) * step + (low === high ? step : 0)];
     const wide = stage.width > 500;
-    axes.frame({ x: [first, Math.max(count, first + 1) + 0.5], y, xLabel: "epoch", yLabel: "test error (%)", height: wide ? 340 : 290 });
+    axes.frame({
+      x: [first, Math.max(count, first + 1) + 0.5],
+      y,
+      xLabel: "epoch",
+      yLabel: "test error (%)",
+      height: wide ? 340 : 290,
+    });
     const { x0, x1, y0, y1 } = axes.box;
 
     const half = (width - 1) / 2;
-    const zones = [[1, half + 0.5], [count - half + 0.5, count + 0.5]];
+    const zones = [
+      [1, half + 0.5],
+      [count - half + 0.5, count + 0.5],
+    ];
     for (const [from, to] of zones) {
       const [left, right] = [Math.max(axes.x(from), x0), Math.min(axes.x(to), x1)];
       if (right <= left) continue;
-      axes.marks.append(s("rect", { x: left, y: y1, width: right - left, height: y0 - y1, fill: "currentColor", "fill-opacity": 0.08 }));
-      if (right - left > 150) axes.marks.append(s("text", { x: (left + right) / 2, y: y1 + 16, "text-anchor": "middle" }, "all read off one polynomial"));
+      axes.marks.append(
+        s("rect", { x: left, y: y1, width: right - left, height: y0 - y1, fill: "currentColor", "fill-opacity": 0.08 }),
+      );
+      if (right - left > 150)
+        axes.marks.append(
+          s("text", { x: (left + right) / 2, y: y1 + 16, "text-anchor": "middle" }, "all read off one polynomial"),
+        );
     }
     for (const [i, v] of all.entries())
-      if (i + 1 >= first) axes.marks.append(s("circle", { cx: axes.x(i + 1), cy: axes.y(v), r: stage.get("part") === "end" ? 2.6 : 1.6, fill: norm.colour, "fill-opacity": 0.45 }));
-    axes.line(smoothed.map((v, i) => [i + 1, v]), { stroke: norm.colour, "stroke-width": 2.5 });
-    axes.line(fit.map((v, j) => [start + j + 1, v]), { "stroke-dasharray": "6 4", "stroke-width": 1.6 });
+      if (i + 1 >= first)
+        axes.marks.append(
+          s("circle", {
+            cx: axes.x(i + 1),
+            cy: axes.y(v),
+            r: stage.get("part") === "end" ? 2.6 : 1.6,
+            fill: norm.colour,
+            "fill-opacity": 0.45,
+          }),
+        );
+    axes.line(
+      smoothed.map((v, i) => [i + 1, v]),
+      { stroke: norm.colour, "stroke-width": 2.5 },
+    );
+    axes.line(
+      fit.map((v, j) => [start + j + 1, v]),
+      { "stroke-dasharray": "6 4", "stroke-width": 1.6 },
+    );
     const [left, right] = [axes.x(start + 1), axes.x(start + width)];
-    axes.marks.append(s("path", { d: `M${left} ${y0 - 14}V${y0 - 5}H${right}V${y0 - 14}`, fill: "none", stroke: "currentColor" }));
-    if (right - Math.max(left, x0) > 130) axes.marks.append(s("text", { x: (Math.max(left, x0) + right) / 2, y: y0 - 10, "text-anchor": "middle" }, `window of epoch ${at}`));
+    axes.marks.append(
+      s("path", { d: `M${left} ${y0 - 14}V${y0 - 5}H${right}V${y0 - 14}`, fill: "none", stroke: "currentColor" }),
+    );
+    if (right - Math.max(left, x0) > 130)
+      axes.marks.append(
+        s("text", { x: (Math.max(left, x0) + right) / 2, y: y0 - 10, "text-anchor": "middle" }, `window of epoch ${at}`),
+      );
 
     const percent = (v) => `${v.toFixed(2)} %`;
-    const text = `Epoch ${at}: recorded ${percent(all[at - 1])}, smoothed ${percent(smoothed[at - 1])}. Of the smoothed value ${Math.round(100 * weight)} % is the recorded one itself; ${Math.round(100 * Math.sqrt(weight))} % of the noise is left.`;
+    const value = `Epoch ${at}: recorded ${percent(all[at - 1])}, smoothed ${percent(smoothed[at - 1])}.`;
+    const [own, noise] = [weight, Math.sqrt(weight)].map((part) => `${Math.round(100 * part)} %`);
+    const text = `${value} Of the smoothed value ${own} is the recorded one itself; ${noise} of the noise is left.`;
     read.textContent = text;
     handle.put(at, smoothed[at - 1], `Window. ${text} The arrow keys move it`);
     stage.say(`${norm.label}. ${text}`);
 
     const rows = runs.map((run) => {
-      const r = readings(run.test_error.map((v) => 100 * v), window, degree);
+      const r = readings(
+        run.test_error.map((v) => 100 * v),
+        window,
+        degree,
+      );
       const cells = [percent(r.last), percent(r.smoothed), percent(r.mean), `${percent(r.lowest)} (${r.epoch})`];
-      return h("tr", { class: run.norm === stage.get("norm") ? "chosen" : null }, h("th", { scope: "row" }, NORMS[run.norm].label), cells.map((cell) => h("td", {}, cell)));
+      return h(
+        "tr",
+        { class: run.norm === stage.get("norm") ? "chosen" : null },
+        h("th", { scope: "row" }, NORMS[run.norm].label),
+        cells.map((cell) => h("td", {}, cell)),
+      );
     });
     const head = ["", "last epoch", "last, smoothed", "mean of last 20", "lowest (epoch)"];
     const cells = head.map((name) => (name ? h("th", { scope: "col" }, name) : h("td")));
-    below.replaceChildren(h("table", {}, h("caption", {}, "What each run could report; the report’s table has the lowest"), h("thead", {}, h("tr", {}, cells)), h("tbody", {}, rows)));
+    below.replaceChildren(
+      h(
+        "table",
+        {},
+        h("caption", {}, "What each run could report; the report’s table has the lowest"),
+        h("thead", {}, h("tr", {}, cells)),
+        h("tbody", {}, rows),
+      ),
+    );
   };
 }
 
