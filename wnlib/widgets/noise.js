@@ -1,4 +1,4 @@
-import { Axes, NORMS, format, h, s, widget } from "./base.js";
+import { Axes, NORMS, format, h, s, ticks, widget } from "./base.js";
 
 /** Random 32-bit integers, the same for the same seed (mulberry32). */
 export function mulberry32(seed) {
@@ -78,7 +78,7 @@ export function firstOrder(kappa) {
 }
 
 /** How many minibatches of n are drawn: many, within a frame's time. */
-export const repeats = (n) => Math.round(Math.min(20000, Math.max(1500, 1.2e6 / n)));
+export const repeats = (n) => Math.round(Math.min(16000, Math.max(1000, 8e5 / n)));
 
 const EACH = 8; // of a minibatch's values, how many are followed into batch norm's noise
 
@@ -123,8 +123,8 @@ export function density(x, low, high, bins) {
 
 const SOURCES = { gauss: "Gaussian", laplace: "Laplace", layer: "dense layer" };
 const NUMBERS = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000];
-const REACH = 6; // the axes reach so far, in units of 1/√n
-const BINS = 60; // over twice that
+const REACH = 7; // the axes reach so far, in units of 1/√n
+const BINS = 70; // over twice that
 const PANELS = {
   mean: { name: "mean of a minibatch", colour: NORMS.mobn.colour },
   meanOnly: { name: "noise of mean-only BN", colour: NORMS.mobn.colour },
@@ -197,7 +197,8 @@ function drawPanel(axes, { x, mean, variance }, n, key, size) {
   const middle = key === "std" ? 1 : 0;
   const [low, high] = [key === "std" ? Math.max(1 - REACH / root, 0) : -REACH / root, middle + REACH / root];
   const floor = 2e-4 * root;
-  axes.frame({ x: [low, high], y: [floor, 1.5 * root], yLog: true, ...size });
+  const xTicks = ticks(low, high, 5).map((value) => [value, format(value)]);
+  axes.frame({ x: [low, high], y: [floor, 1.5 * root], yLog: true, xTicks, ...size });
   const bins = Math.round((BINS * (high - low) * root) / (2 * REACH));
   const heights = density(x, low, high, bins);
   const step = (high - low) / bins;

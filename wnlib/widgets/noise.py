@@ -49,7 +49,8 @@ class BatchNoise(Figure):
         "by them adds. Densities on a logarithmic scale, dashed the Gaussian of the same variance, "
         "whose kurtosis is 3; the axes shrink with the noise, as 1/√n. Mean-only BN subtracts the "
         "mean, so its noise is the mean's, mirrored. Batch norm's noise is larger for values far "
-        "out, which gives it heavy tails at any n."
+        "out, which gives it heavy tails, whatever n; only the smallest minibatches have too few "
+        "values for them."
     ).tag(sync=True)
 
     def __init__(self, values: Tensor | None = None, **kwargs: Any) -> None:
@@ -89,10 +90,10 @@ class BatchNoise(Figure):
             z = draw_from.standard_normal(shape)
         mean, std = z.mean(1, keepdims=True), z.std(1, keepdims=True)
         noises = {Norm.MOBN: (z - mean) - z, Norm.BN: (z - mean) / std - z}
-        reach = 6 / self.n**0.5
+        reach = 7 / self.n**0.5
 
         def draw(axes: np.ndarray) -> None:
-            grid = np.linspace(-reach, reach, 61)
+            grid = np.linspace(-reach, reach, 71)
             for ax, (norm, e) in zip(axes.flat, noises.items(), strict=True):
                 height, _ = np.histogram(e, grid)
                 height = height / e.size / (grid[1] - grid[0])
