@@ -295,14 +295,14 @@ def test_ten_thousand_epochs(show: Show) -> None:
     expect(page.locator("details tbody tr")).to_have_count(1001)
 
 
-COUNT = """async (seconds) => {
+COUNT = """async ([seconds, moving]) => {
   const root = document.querySelector(".wn-figure > div").shadowRoot;
   const slider = root.querySelector("[data-name=window]");
   const lasted = [];
   let last = performance.now(), end = last + 1000 * seconds, i = 0;
   while (performance.now() < end) {
     slider.value = 1 + (i++ % 50);
-    slider.dispatchEvent(new Event("input"));
+    if (moving) slider.dispatchEvent(new Event("input"));
     await new Promise((next) => requestAnimationFrame(next));
     await new Promise((next) => setTimeout(next)); // after what the frame draws
     lasted.push(performance.now() - last);
@@ -317,16 +317,17 @@ def test_the_smoothing_slider_is_smooth(
 ) -> None:
     page = show(FiveCurves({"the report": report, "again": report}))
     expect(page.locator(".below tbody tr")).to_have_count(10)
-    page.evaluate(COUNT, 0.5)
-    # Of four rounds the best: what else the machine does in one is not the figure's.
-    rounds = [sorted(page.evaluate(COUNT, 1)) for _ in range(4)]
-    lasted = min(rounds, key=lambda frames: frames[len(frames) // 2])
-    median = lasted[len(lasted) // 2]
-    print(
-        f"median frame {median:.1f} ms, slowest twentieth above {lasted[-len(lasted) // 20]:.1f} ms"
-    )
-    record_property("median_frame_ms", median)
-    assert median < 25
+    page.evaluate(COUNT, [0.5, True])
+
+    def median_frame(moving: bool) -> float:
+        """In milliseconds; of four rounds the best: the machine has other things to do."""
+        rounds = [sorted(page.evaluate(COUNT, [0.8, moving])) for _ in range(4)]
+        return min(frames[len(frames) // 2] for frames in rounds)
+
+    idle, moving = median_frame(False), median_frame(True)
+    print(f"median frame {moving:.1f} ms, idle {idle:.1f} ms")
+    record_property("median_frame_ms", moving)
+    assert moving < max(25, 2 * idle)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
