@@ -316,7 +316,9 @@ export class Stage {
   // Whatever the page calls its themes: where text is light, the theme is dark.
   #followTheme() {
     const look = () => {
-      const [r, g, b] = getComputedStyle(this.host).color.match(/[\d.]+/g).map(Number);
+      const colour = getComputedStyle(this.host).color;
+      if (!colour) return; // a widget is drawn before it is in its page
+      const [r, g, b] = colour.match(/[\d.]+/g).map(Number);
       const dark = 0.299 * r + 0.587 * g + 0.114 * b > 127;
       if (dark !== this.dark) {
         this.dark = dark;
@@ -324,11 +326,13 @@ export class Stage {
         this.redraw();
       }
     };
+    const arrived = new ResizeObserver(look);
+    arrived.observe(this.host);
     const observer = new MutationObserver(look);
     for (const node of [document.documentElement, document.body]) observer.observe(node, { attributes: true });
     const system = matchMedia("(prefers-color-scheme: dark)");
     system.addEventListener("change", look);
-    this.#undo.push(() => observer.disconnect(), () => system.removeEventListener("change", look));
+    this.#undo.push(...[arrived, observer].map((one) => () => one.disconnect()), () => system.removeEventListener("change", look));
     look();
   }
 }

@@ -90,7 +90,7 @@ function build(stage) {
   stage.toggle("best", "Best learning rate for each");
   const rate = stage.slider("rate", "Learning rate / limit", { min: 0.05, max: 1.2, step: 0.01, show: (v) => v.toFixed(2) });
   stage.bind("start");
-  const plane = new Axes(stage, { label: "Paths of gradient descent over contours of the loss", margin: { left: 34, bottom: 24 } });
+  const plane = new Axes(stage, { label: "Paths of gradient descent over contours of the loss", margin: { left: 38, bottom: 24 } });
   const curve = new Axes(stage, { label: "Loss by step, on a logarithmic scale", margin: { left: 58 } });
   const table = h("table");
   stage.canvas.append(table);
