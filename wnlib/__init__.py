@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Curvature,
         FiveCurves,
         Geometry,
+        Initialization,
         Smoothing,
         Whitening,
     )
@@ -34,6 +35,7 @@ __all__ = [
     "Curvature",
     "FiveCurves",
     "Geometry",
+    "Initialization",
     "MeanOnlyBatchNorm",
     "Norm",
     "Recipe",
@@ -61,6 +63,7 @@ _WIDGETS = (
     "Curvature",
     "FiveCurves",
     "Geometry",
+    "Initialization",
     "Smoothing",
     "Whitening",
 )

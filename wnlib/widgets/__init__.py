@@ -5,6 +5,7 @@ from wnlib.widgets.convolution import ConvolutionArithmetic
 from wnlib.widgets.curvature import Curvature
 from wnlib.widgets.curves import FiveCurves
 from wnlib.widgets.geometry import Geometry
+from wnlib.widgets.initialization import Initialization
 from wnlib.widgets.noise import BatchNoise
 from wnlib.widgets.smoothing import Smoothing
 from wnlib.widgets.whitening import Whitening
@@ -16,6 +17,7 @@ __all__ = [
     "Curvature",
     "FiveCurves",
     "Geometry",
+    "Initialization",
     "Smoothing",
     "Whitening",
 ]

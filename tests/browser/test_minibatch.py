@@ -1,0 +1,185 @@
+"""Initialization and BatchNoise in a browser: what is read off, at the edges, and how fast."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from wnlib import BatchNoise, Initialization, load_cifar10
+from wnlib.widgets.base import Figure
+from wnlib.widgets.initialization import LAYERS, SIZES
+
+Show = Callable[[Figure], Page]
+
+
+@pytest.fixture
+def show(context: BrowserContext) -> Iterable[Show]:
+    """Puts a figure on a page of its own; the console stays silent."""
+    said = []
+
+    def page_of(figure: Figure) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
+        expect(page.locator("[data-wn-ready]")).to_have_count(1)
+        return page
+
+    yield page_of
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def initialization() -> Initialization:
+    return Initialization(load_cifar10())
+
+
+def layer(page: Page) -> Locator:
+    return page.get_by_role("slider", name="Layer shown below")
+
+
+def test_what_is_read_off_is_what_was_measured(show: Show, initialization: Initialization) -> None:
+    page = show(initialization)
+    page.get_by_role("slider", name="Images in the init").fill("5")
+    layer(page).fill("4")
+    found = initialization.data["after"]["set"][5][4]
+    mean, std = np.array(found["mean"]) / 100, np.array(found["std"]) / 100
+    text = page.locator(".read").inner_text()
+    assert SIZES[5] == 500
+    assert f"Layer {LAYERS[4]} on 500 other images" in text
+    assert f"typically {np.square(mean).mean() ** 0.5:.2f} off" in text
+    assert f"between {std.min():.2f} and {std.max():.2f}." in text
+
+
+def test_a_bar_for_every_unit(show: Show, initialization: Initialization) -> None:
+    page = show(initialization)
+    units = 3 * 8 + 6 * 16 + 10
+    expect(page.locator("rect.unit")).to_have_count(units)
+    expect(page.locator("rect.raw")).to_have_count(units)
+    page.get_by_label("batch norm", exact=True).check()
+    expect(page.locator("rect.raw")).to_have_count(0)  # it needs no initialization
+    heights = {bar.get_attribute("height") for bar in page.locator("rect.unit").all()[:40:5]}
+    assert len({round(float(h), 3) for h in heights}) == 1
+    expect(page.get_by_text("Set by the minibatch: nothing; every")).to_be_visible()
+
+
+def test_a_layer_is_chosen_by_a_click(show: Show, initialization: Initialization) -> None:
+    page = show(initialization)
+    strip = page.locator("svg[role=img]").first
+    label = strip.get_by_text("conv3")
+    label.click(force=True)
+    expect(layer(page)).to_have_value("2")
+    expect(page.get_by_text("conv3 after")).to_be_visible()
+    box = strip.bounding_box()
+    strip.click(position={"x": 1, "y": 40})  # beside the axes
+    expect(layer(page)).to_have_value("0")
+    strip.click(position={"x": box["width"] - 2, "y": 40})
+    expect(layer(page)).to_have_value("9")
+
+
+@pytest.mark.parametrize("data", [{}, {"after": {}, "sizes": []}])
+def test_without_measurements_it_says_so(
+    show: Show, initialization: Initialization, data: dict
+) -> None:
+    figure = Initialization(load_cifar10())
+    figure.data = data
+    page = show_without_picture(show, figure)
+    expect(page.get_by_text("There is nothing to show for this state.")).to_be_visible()
+
+
+def show_without_picture(show: Show, figure: Figure) -> Page:
+    """A state that Python could not draw."""
+    figure.picture = Initialization(load_cifar10()).picture
+    return show(figure)
+
+
+def numbers(page: Page) -> dict[str, list[float]]:
+    """The table of BatchNoise: n times variance and kurtosis, each with its first order."""
+    return {
+        row.locator("th").inner_text(): [
+            float(text.strip("()"))
+            for cell in row.locator("td").all_inner_texts()
+            for text in cell.split()
+        ]
+        for row in page.locator("figure tbody tr").all()
+    }
+
+
+def test_measured_beside_the_first_order(show: Show) -> None:
+    page = show(BatchNoise(n=100))
+    found = numbers(page)
+    variance, told, kurtosis, told_kurtosis = found["noise of batch norm"]
+    assert [told, told_kurtosis] == [1.5, 3.7]
+    assert variance == pytest.approx(1.5, rel=0.1)
+    assert kurtosis == pytest.approx(11 / 3, abs=0.4)
+    assert found["noise of mean-only BN"] == pytest.approx([1, 1, 3, 3], abs=0.2)
+    page.get_by_label("Laplace").check()
+    laplace = numbers(page)
+    assert laplace["noise of batch norm"][1:4:2] == pytest.approx([2.25, 7.6], abs=0.11)
+    assert laplace["noise of batch norm"][2] > 5
+    expect(page.get_by_text("kurtosis 6.0", exact=False).first).to_be_visible()
+
+
+def test_drawn_again_it_differs_and_reset_brings_it_back(show: Show) -> None:
+    page = show(BatchNoise(n=20))
+    first = page.locator("figure svg").nth(3).inner_html()
+    page.get_by_role("button", name="Draw again").click()
+    expect(page.locator("figure svg").nth(3)).not_to_have_js_property("innerHTML", first)
+    page.get_by_role("button", name="Reset").click()
+    page.wait_for_function(
+        "first => document.querySelector('.wn-figure > div').shadowRoot"
+        ".querySelectorAll('svg')[3].innerHTML === first",
+        arg=first,
+    )
+
+
+def test_a_layer_is_offered_where_there_is_one(show: Show) -> None:
+    torch.manual_seed(0)
+    page = show(BatchNoise(torch.rand(500, 3)))  # uniform: kurtosis 9/5
+    expect(page.get_by_label("dense layer")).to_be_checked()
+    expect(page.locator("caption")).to_contain_text("kurtosis 1.8")
+    page = show(BatchNoise())
+    expect(page.get_by_label("dense layer")).to_have_count(0)
+    figure = BatchNoise()
+    figure.source = "layer"  # without its values
+    page = show(figure)
+    expect(page.locator("caption")).to_contain_text("kurtosis 3.0")
+
+
+@pytest.mark.parametrize("n", [2, 3, 999, 1000])
+def test_smallest_and_largest(show: Show, n: int) -> None:
+    page = show(BatchNoise(n=n, source="laplace"))
+    found = numbers(page)
+    assert all(np.isfinite(values).all() for values in found.values())
+    mean = found["noise of mean-only BN"]
+    assert mean[0] == pytest.approx(1, abs=0.15)
+    assert "NaN" not in page.locator("figure").inner_html()
+
+
+COUNT = """async (name) => {
+  const root = document.querySelector(".wn-figure > div").shadowRoot;
+  const slider = root.querySelector(`[data-name=${name}]`);
+  const lasted = [];
+  const end = performance.now() + 1000;
+  for (let i = 0; performance.now() < end; i++) {
+    slider.value = i % (Number(slider.max) + 1);
+    slider.dispatchEvent(new Event("input"));
+    await new Promise((next) => requestAnimationFrame(next));
+    const begin = performance.now();
+    await new Promise((next) => setTimeout(next)); // after what the frame draws
+    lasted.push(performance.now() - begin);
+  }
+  return lasted;
+}"""
+
+
+@pytest.mark.parametrize("name", ["n", "size"])
+def test_sliding_is_smooth(show: Show, initialization: Initialization, name: str) -> None:
+    page = show(BatchNoise() if name == "n" else initialization)
+    page.evaluate(COUNT, name)
+    # Of four rounds the best: what else the machine does in one is not the figure's.
+    median = min(np.median(page.evaluate(COUNT, name)) for _ in range(4))
+    print(f"{name}: median time of a redraw {median:.1f} ms")
+    assert median < 25
