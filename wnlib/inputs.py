@@ -1,5 +1,6 @@
 """From bytes to what the network sees: [0, 1], (x − 127.5)/128, and ZCA whitening."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -107,9 +108,17 @@ def prepare(data: Cifar10, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last."""
     if inputs == "zca":
         zca = ZCA.of(data)
-        images = [zca.whiten(symmetric(x)) for x in (data.train_images, data.test_images)]
+
+        def scale(images: Tensor) -> Tensor:
+            return zca.whiten(symmetric(images))
     else:
         scale = {"unit": unit, "symmetric": symmetric}[inputs]
-        images = [scale(x) for x in (data.train_images, data.test_images)]
-    train, test = (x.contiguous(memory_format=torch.channels_last) for x in images)
-    return train, test
+    return _in_parts(data.train_images, scale), _in_parts(data.test_images, scale)
+
+
+def _in_parts(images: Tensor, scale: Callable[[Tensor], Tensor], size: int = 5000) -> Tensor:
+    """Every step on the way needs another copy of what it works on: better of a part."""
+    scaled = torch.empty(images.shape, memory_format=torch.channels_last)
+    for part, there in zip(images.split(size), scaled.split(size), strict=True):
+        there.copy_(scale(part))
+    return scaled
