@@ -154,6 +154,7 @@ def test_ticks_over_many_decades_leave_room(javascript):
 def test_the_first_picture_says_which_bowl():
     assert "condition number 10" in Curvature().picture().alt
     assert "condition number 3" in Curvature(kappa=3, coordinates="scaled").picture().alt
+    assert "<img" in Curvature(start=(0, 0)).html()  # nothing to descend, but a picture
 
 
 @pytest.mark.parametrize(

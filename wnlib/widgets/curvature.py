@@ -65,7 +65,7 @@ class Curvature(Figure):
                 points = np.array(path)
                 loss = (points @ h * points).sum(1) / 2
                 plane.plot(*points.T, style, color=colour, ms=4, lw=1.2)
-                curve.semilogy(loss / loss[0], style, color=colour, ms=4, lw=1.2, label=name)
+                curve.semilogy(loss / (loss[0] or 1), style, color=colour, ms=4, lw=1.2, label=name)
             curve.set(xlabel="step", ylabel="loss / loss at the start", ylim=(1e-12, 2))
             curve.legend(frameon=False)
 

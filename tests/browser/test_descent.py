@@ -1,0 +1,189 @@
+"""Curvature and Geometry in a browser: dragged, stepped, at their edges, legible, fast."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from wnlib import Curvature, Geometry
+from wnlib.widgets.base import Figure
+
+from . import checks
+
+Show = Callable[[Figure], Page]
+THEMES = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
+
+
+@pytest.fixture
+def show(context: BrowserContext) -> Iterable[Show]:
+    """Puts a figure on a page of its own; the console stays silent."""
+    said = []
+
+    def page_of(figure: Figure) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.set_content(
+            f"<!doctype html><html lang='en'><title>t</title><style>{THEMES}</style>"
+            f"<main><h1>t</h1>{figure.html()}</main>"
+        )
+        expect(page.locator("[data-wn-ready]")).to_have_count(1)
+        return page
+
+    yield page_of
+    assert said == []
+
+
+def table(page: Page) -> dict[str, list[str]]:
+    """Curvature's table: name of a row to its two cells."""
+    rows = page.locator("figure tbody tr").all()
+    return {r.locator("th").inner_text(): r.locator("td").all_inner_texts() for r in rows}
+
+
+def choose(page: Page, text: str) -> None:
+    page.locator("label", has_text=text).click()
+
+
+def handle(page: Page, name: str) -> Locator:
+    return page.locator(f"[role=application][aria-label^='{name}']")
+
+
+def drag(page: Page, point: Locator, right: float, down: float) -> None:
+    box = point.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right, y + down, steps=4)
+    page.mouse.up()
+
+
+def test_turned_by_45_degrees_scaling_the_axes_does_nothing(show: Show) -> None:
+    page = show(Curvature(angle=45, coordinates="scaled", kappa=30))
+    cells = table(page)
+    for name in ("condition number", "steps to a millionth of the distance"):
+        assert cells[name][0] == cells[name][1]
+    turned = page.get_by_label("Turned by")
+    turned.press("Home")
+    expect(page.locator("figure tbody td").nth(1)).to_have_text("1")
+    assert table(page)["steps to a millionth of the distance"][1] == "1"
+
+
+def test_divergence_is_shown(show: Show) -> None:
+    page = show(Curvature())
+    expect(page.get_by_label("Learning rate / limit")).to_be_disabled()
+    choose(page, "Best learning rate")
+    rate = page.get_by_label("Learning rate / limit")
+    expect(rate).to_be_enabled()
+    rate.press("End")
+    steps = page.locator("figure tbody tr").nth(3)
+    expect(steps).to_contain_text("diverges")
+    expect(page.get_by_role("status")).to_contain_text("plain: condition number 10, steps diverges")
+    expect(page.locator("figure svg").nth(1)).to_contain_text("10⁶")
+
+
+def test_the_start_is_dragged_and_moved_by_keys(show: Show) -> None:
+    page = show(Curvature())
+    start = handle(page, "Start")
+    drag(page, start, 60, 90)
+    expect(start).not_to_have_attribute("aria-label", "Start at 0.2, 1.2; the arrow keys move it")
+    before = start.get_attribute("aria-label")
+    page.keyboard.press("ArrowLeft")
+    expect(start).not_to_have_attribute("aria-label", before)
+    page.get_by_role("button", name="Reset").click()
+    expect(start).to_have_attribute("aria-label", "Start at 0.2, 1.2; the arrow keys move it")
+
+
+def test_a_start_at_the_minimum(show: Show) -> None:
+    page = show(Curvature(start=(0, 0)))
+    assert table(page)["steps to a millionth of the distance"] == ["0", "0"]
+
+
+def test_a_step_is_taken_and_dragging_v_starts_anew(show: Show) -> None:
+    page = show(Geometry(noise=0))
+    taken = page.get_by_label("Steps taken")
+    page.get_by_role("button", name="Step").click()
+    page.get_by_role("button", name="Step").click()
+    expect(taken).to_have_value("2")
+    expect(page.get_by_text("Step 2: ")).to_be_visible()
+    drag(page, handle(page, "v at"), 30, -40)
+    expect(taken).to_have_value("0")
+    expect(page.get_by_text("Step 0: ")).to_be_visible()
+    taken.press("End")
+    expect(taken).to_have_value("60")
+    page.locator("[data-name=g]").press("ArrowLeft")
+    expect(taken).to_have_value("0")
+
+
+def test_it_runs_and_pauses(show: Show) -> None:
+    page = show(Geometry())
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_label("Steps taken")).not_to_have_value("0")
+    page.get_by_role("button", name="Pause").click()
+    at = page.get_by_label("Steps taken").input_value()
+    page.wait_for_timeout(400)
+    assert page.get_by_label("Steps taken").input_value() == at
+    page.get_by_role("button", name="Run").click()
+    page.get_by_role("button", name="Reset").click()
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
+    expect(page.get_by_label("Steps taken")).to_have_value("0")
+
+
+def test_who_wants_no_motion_gets_the_end_at_once(show: Show, context: BrowserContext) -> None:
+    figure = Geometry()
+    page = context.new_page()
+    page.emulate_media(reduced_motion="reduce")
+    page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_label("Steps taken")).to_have_value("60")
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
+
+
+def test_pythagoras_is_right_about_plain_descent_only(show: Show) -> None:
+    page = show(Geometry(step=10))
+    lengths = page.get_by_role("img", name="The norm of v by step")
+    expect(page.get_by_text("at a right angle to v")).to_be_visible()
+    expect(lengths).to_contain_text("‖v‖ = Pythagoras")
+    choose(page, "momentum")
+    expect(page.get_by_text("at a right angle to v")).to_have_count(0)
+    expect(lengths).not_to_contain_text("‖v‖ = Pythagoras")
+
+
+def test_v_reaches_zero_by_keyboard(show: Show) -> None:
+    page = show(Geometry(v=(0.1, 0)))
+    v = handle(page, "v at")
+    v.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_text("v = 0 has no direction")).to_be_visible()
+    page.get_by_role("button", name="Step").click()
+    expect(page.get_by_text("Step 1: ‖v‖ = ")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [360, 900])
+@pytest.mark.parametrize(
+    "state", [{}, {"step": 2}, {"g": -1}, {"v": (0.3, -1.5)}, {"optimizer": "adam", "step": 3}]
+)
+def test_names_do_not_overlap(show: Show, width: int, state: dict) -> None:
+    page = show(Geometry(**state))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_timeout(200)
+    boxes = [text.bounding_box() for text in page.locator("svg >> nth=0 >> text.strong").all()]
+    assert len(boxes) >= 3
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            apart = (
+                a["x"] + a["width"] <= b["x"] + 1
+                or b["x"] + b["width"] <= a["x"] + 1
+                or a["y"] + a["height"] <= b["y"] + 4  # descent and ascent of the line
+                or b["y"] + b["height"] <= a["y"] + 4
+            )
+            assert apart, (a, b)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("figure", [Curvature, Geometry])
+def test_accessible(show: Show, figure: type[Figure], scheme: str) -> None:
+    page = show(figure())
+    page.emulate_media(color_scheme=scheme)
+    assert checks.accessibility(page) == []
+    assert checks.wider_than_a_phone(page) == []
