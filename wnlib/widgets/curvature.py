@@ -60,12 +60,13 @@ class Curvature(Figure):
                 side, side, (grid @ h * grid).sum(-1) / 2, levels, colors="grey", linewidths=0.6
             )
             plane.set(aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
+            first = np.array(self.start) @ h @ self.start or 1
             looks = (("o--", COLOURS[Norm.BN]), ("s-", COLOURS[Norm.WN]))
             for (name, path), (style, colour) in zip(paths.items(), looks, strict=True):
                 points = np.array(path)
-                loss = (points @ h * points).sum(1) / 2
+                loss = np.maximum((points @ h * points).sum(1) / first, 1e-30)
                 plane.plot(*points.T, style, color=colour, ms=4, lw=1.2)
-                curve.semilogy(loss / (loss[0] or 1), style, color=colour, ms=4, lw=1.2, label=name)
+                curve.semilogy(loss, style, color=colour, ms=4, lw=1.2, label=name)
             curve.set(xlabel="step", ylabel="loss / loss at the start", ylim=(1e-12, 2))
             curve.legend(frameon=False)
 

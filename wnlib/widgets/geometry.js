@@ -59,7 +59,7 @@ export const OPTIMIZERS = {
 /** Normal numbers, always the same ones: what minibatches add to a component of the gradient. */
 export function* normals(state = 752) {
   const uniform = () => {
-    state = (state + 0x6d2b79f5) | 0;
+    state = (state + 1831565813) | 0;
     let t = Math.imul(state ^ (state >>> 15), 1 | state);
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 2 ** 32;
