@@ -436,7 +436,10 @@ export class Axes {
       if (!by) return;
       event.preventDefault();
       const size = (typeof step === "function" ? step() : step) * (event.shiftKey ? 5 : 1);
-      moved(at.x + size * by[0], at.y + size * by[1]);
+      // From where it is going to be drawn: the next key may come before the next frame.
+      Object.assign(at, { x: at.x + size * by[0], y: at.y + size * by[1] });
+      moved(at.x, at.y);
+      this.stage.redraw();
     });
     this.front.append(node);
     return {
