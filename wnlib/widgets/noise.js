@@ -4,7 +4,7 @@ import { Axes, NORMS, format, h, s, ticks, widget } from "./base.js";
 export function mulberry32(seed) {
   let state = seed >>> 0;
   return () => {
-    state = (state + 0x6d2b79f5) | 0;
+    state = (state + 1831565813) | 0;
     let t = Math.imul(state ^ (state >>> 15), 1 | state);
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return (t ^ (t >>> 14)) >>> 0;
@@ -93,7 +93,7 @@ export function simulate(source, n, seed, count = repeats(n)) {
     let [sum, squares, bits] = [0, 0, 0];
     for (let i = 0; i < n; i++) {
       bits = i & 1 ? bits >>> 16 : random();
-      const z = source[bits & 0xffff];
+      const z = source[bits & 65535];
       sum += z;
       squares += z * z;
       if (i < each) first[i] = z;
