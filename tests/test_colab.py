@@ -16,7 +16,13 @@ from figures import FIGURES
 from wnlib import Activations
 
 HERE = Path(__file__).parent
-OLD = ("ipywidgets==7.7.1", "ipython_genutils==0.2.0")  # Colab's, and what it imports
+# Colab's, and what it imports.
+OLD = (
+    "ipywidgets==7.7.1"
+    " --hash=sha256:aa1076ab7102b2486ae2607c43c243200a07c17d6093676c419d4b6762489a50",
+    "ipython_genutils==0.2.0"
+    " --hash=sha256:72dd37233799e619666c9f639a9da83c34013a73e8bbc79a7a6348d93c61fab8",
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -26,9 +32,12 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("ipywidgets7")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     options = ["--no-deps", "--no-compile", "--retries", "0", "--timeout", "10"]
-    install = [*pip, *options, "--target", str(folder), *OLD]
+    listed = folder / "requirements.txt"
+    listed.write_text("\n".join(OLD))
+    checked = ["--require-hashes", "--requirement", str(listed)]
+    install = [*pip, *options, "--target", str(folder), *checked]
     if subprocess.run(install, capture_output=True, timeout=120).returncode != 0:
-        pytest.skip(f"needs a package index that has {OLD[0]}")
+        pytest.skip("needs a package index that has ipywidgets 7.7.1")
     path = os.pathsep.join(map(str, (folder, HERE.parent, HERE)))
     done = subprocess.run(
         [sys.executable, str(HERE / "colab.py")],
