@@ -16,7 +16,7 @@ STYLES = [
 ]
 STYLES += sorted((ROOT / "book" / "_static").glob("*.css"))
 
-CONTROLS = "input, select, button, summary, a[href], [tabindex='0']"
+CONTROLS = "input, select, button, summary, a[href], [tabindex='0'], .handle"
 
 # In the page: `wn` looks into the figures' shadow roots.
 HELPERS = """

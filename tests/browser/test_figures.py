@@ -204,6 +204,8 @@ def test_every_control_works_by_keyboard(light: Shown) -> None:
         elif control.group not in groups:
             groups.add(control.group)
             found += radios_by_keyboard(light, control)
+        if drawn(light.page)[1] != light.first[1]:
+            found.append(f"{control} changes the other figure")
         found += [f"{control}, then Reset: {line}" for line in light.reset()]
     assert found == []
 
