@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from wnlib import Norm, Recipe, Run, load_cifar10
+from wnlib import Norm, Run, load_cifar10
 from wnlib.data import DataError
 from wnlib.display import Display
 from wnlib.grid import run_grid
-from wnlib.plans import Plan, Setting, plan_grid
+from wnlib.plans import Plan, plan_grid
 from wnlib.runs import RunError
 from wnlib.workers import processes, share_of_threads
 
@@ -53,17 +53,6 @@ def _hot(out: Path) -> list[Plan]:
     return plan_grid(folder, recipes=("report",), norms=norms, lrs=HOT, width=24, epochs=6)
 
 
-def _ablation(out: Path) -> list[Plan]:
-    """Weight norm by the paper's recipe without one of its parts, 20 epochs."""
-    paper = Recipe.paper("wn").scaled(width=24, epochs=20)
-    ways = {
-        "constant-rate": paper.scaled(decay_from=1.0),
-        "unwhitened": paper.scaled(inputs="unit"),
-    }
-    folder = out / "width24-wn-20-ablation"
-    return [_plan(recipe, folder, name) for name, recipe in ways.items()]
-
-
 def _noise(out: Path) -> list[Plan]:
     """Two networks, 6 epochs, and the kurtosis of their noise layer by layer."""
     norms = (Norm.BN, Norm.WN_MOBN)
@@ -75,17 +64,12 @@ def _bench(out: Path) -> list[Plan]:
     return []
 
 
-EXPERIMENTS = {f.__name__[1:]: f for f in (_five, _sweep, _exp, _hot, _ablation, _noise, _bench)}
+EXPERIMENTS = {f.__name__[1:]: f for f in (_five, _sweep, _exp, _hot, _noise, _bench)}
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {
     "noise": lambda plans: ["book/noise.py", *(str(plan.folder) for plan in plans)],
     "bench": lambda plans: ["-m", "wnlib", "bench", "--full", "--json"],
 }
-
-
-def _plan(recipe: Recipe, folder: Path, name: str) -> Plan:
-    setting = Setting(recipe.name, recipe.lr, recipe.scale, recipe.norm)
-    return Plan(recipe, folder / name, name, setting, name)
 
 
 def record(name: str, out: Path, jobs: int) -> Iterator[str]:
