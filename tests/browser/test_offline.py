@@ -58,7 +58,7 @@ def test_double_click(cut_off: BrowserContext, unpacked: str) -> None:
 def test_page(cut_off: BrowserContext, unpacked: str, name: str) -> None:
     visit = Visit(cut_off, unpacked, f"book/{name}.html")
     light = checks.shown_images(visit.page)
-    assert light
+    assert light or visit.page.locator("[data-wn-figure][data-wn-ready]").count()
     assert checks.images(visit.page) == []
     checks.switch_theme(visit.page)
     assert not set(light) & set(checks.shown_images(visit.page))
