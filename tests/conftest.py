@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def user_cache() -> Path:
     """The cache that the user has, to be read and never written."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnlib"
     return Path(os.environ.get("WNLIB_CACHE") or default).expanduser()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell's background jobs ignore Ctrl-C, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
