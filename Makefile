@@ -16,7 +16,7 @@ SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site offline test measure links train record execute lint clean distclean
+.PHONY: help setup book site offline test measure links train bench record execute lint clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile

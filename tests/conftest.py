@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # imported late, it trips over a patched torch.cuda.is_available
 
 import wnlib
 from wnlib.data import Cifar10, load_cifar10

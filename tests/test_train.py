@@ -538,7 +538,7 @@ def test_autocast_follows_the_hardware(monkeypatch):
 def test_record_names_the_gpu(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    found = module._provenance(tiny, torch.device("cuda"))
+    found = module.provenance(tiny, torch.device("cuda"))
     assert (found["device"], found["precision"]) == ("Some GPU", "float16")
 
 

@@ -20,7 +20,7 @@ from wnlib.profile import profile_steps
 from wnlib.recipe import Recipe
 from wnlib.step import build, find_device
 from wnlib.timing import Say, inputs, ratio, steps, take_turns, wait
-from wnlib.train import _provenance
+from wnlib.train import provenance
 
 BATCH = 100  # the paper's
 BATCHES = (10, 30, 100, 300, 1000)
@@ -55,7 +55,7 @@ def bench(
     if min(widths) < 1 or rounds < 1:
         raise ValueError("widths and rounds are whole numbers from 1 up")
     start = time.perf_counter()
-    result: dict[str, Any] = {"version": 1, "provenance": _provenance(data, device)}
+    result: dict[str, Any] = {"version": 1, "provenance": provenance(data, device)}
     for name in sections or SECTIONS:
         result[name] = SECTIONS[name](widths, data, device, rounds, say)
     result["provenance"]["wall_seconds"] = time.perf_counter() - start

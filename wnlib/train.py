@@ -82,7 +82,7 @@ def train(
         )
     folder = None if out is None else Path(out)
     run, lock = open_run(folder, recipe, data)
-    run.provenance |= _provenance(data, where)
+    run.provenance |= provenance(data, where)
     return _locked(_epochs(run, lock, data, where, progress), run, lock)
 
 
@@ -175,7 +175,8 @@ def _state(recipe: Recipe, row: Row, scale: float) -> str:
     return "finished" if row.epoch == recipe.epochs else "interrupted"
 
 
-def _provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
+def provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
+    """On what images, machine and code something is trained or measured."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "data": {"name": data.name, "digest": data.digest},

@@ -2,14 +2,17 @@
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import chromium
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from wnlib.widgets.base import Figure
 
 ROOT = Path(__file__).parent.parent.parent
+THEMES = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
 
 
 @pytest.fixture(scope="package")
@@ -46,6 +49,26 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport=chromium.DESKTOP, color_scheme="light")
     yield context
     context.close()
+
+
+@pytest.fixture
+def show(context: BrowserContext) -> Iterator[Callable[[Figure], Page]]:
+    """Puts a figure on a page of its own; the console stays silent."""
+    said = []
+
+    def page_of(figure: Figure) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.set_content(
+            f"<!doctype html><html lang='en'><title>t</title><style>{THEMES}</style>"
+            f"<main><h1>t</h1>{figure.html()}</main>"
+        )
+        expect(page.locator("[data-wn-ready]")).to_have_count(1)
+        return page
+
+    yield page_of
+    assert said == []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

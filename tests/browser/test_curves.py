@@ -3,7 +3,7 @@
 import csv
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,23 +18,6 @@ from . import checks
 
 RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
 Show = Callable[[Figure], Page]
-
-
-@pytest.fixture
-def show(context: BrowserContext) -> Iterable[Show]:
-    """Puts a figure on a page of its own; the console stays silent."""
-    said = []
-
-    def page_of(figure: Figure) -> Page:
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
-        expect(page.locator("[data-wn-ready]")).to_have_count(1)
-        return page
-
-    yield page_of
-    assert said == []
 
 
 @pytest.fixture(scope="module")

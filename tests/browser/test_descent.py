@@ -1,6 +1,6 @@
 """Curvature and Geometry in a browser: dragged, stepped, at their edges, legible, fast."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
@@ -11,27 +11,6 @@ from wnlib.widgets.base import Figure
 from . import checks
 
 Show = Callable[[Figure], Page]
-THEMES = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
-
-
-@pytest.fixture
-def show(context: BrowserContext) -> Iterable[Show]:
-    """Puts a figure on a page of its own; the console stays silent."""
-    said = []
-
-    def page_of(figure: Figure) -> Page:
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.set_content(
-            f"<!doctype html><html lang='en'><title>t</title><style>{THEMES}</style>"
-            f"<main><h1>t</h1>{figure.html()}</main>"
-        )
-        expect(page.locator("[data-wn-ready]")).to_have_count(1)
-        return page
-
-    yield page_of
-    assert said == []
 
 
 def table(page: Page) -> dict[str, list[str]]:

@@ -1,34 +1,17 @@
 """Initialization and BatchNoise in a browser: what is read off, at the edges, and how fast."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from wnlib import BatchNoise, Initialization, load_cifar10
 from wnlib.widgets.base import Figure
 from wnlib.widgets.initialization import LAYERS, SIZES
 
 Show = Callable[[Figure], Page]
-
-
-@pytest.fixture
-def show(context: BrowserContext) -> Iterable[Show]:
-    """Puts a figure on a page of its own; the console stays silent."""
-    said = []
-
-    def page_of(figure: Figure) -> Page:
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
-        expect(page.locator("[data-wn-ready]")).to_have_count(1)
-        return page
-
-    yield page_of
-    assert said == []
 
 
 @pytest.fixture(scope="module")
