@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from wnlib import Norm, Run, load_cifar10
 from wnlib.data import DataError
@@ -32,6 +33,34 @@ HOT = (0.003,)
 def _five(out: Path) -> list[Plan]:
     """The five configurations, 20 epochs of the paper's schedule."""
     return plan_grid(out / "width24-paper-20", width=24, epochs=20)
+
+
+def _paper(out: Path) -> list[Plan]:
+    """The five configurations, 40 epochs of the paper's schedule."""
+    return plan_grid(out / "width24-paper-40", width=24, epochs=40)
+
+
+def _report(out: Path) -> list[Plan]:
+    """The five configurations, 40 epochs of the report's recipe."""
+    return plan_grid(out / "width24-report-40", recipes=("report",), width=24, epochs=40)
+
+
+def _ablation(out: Path) -> list[Plan]:
+    """Weight norm, 20 epochs: the paper's recipe without its decay, and on images in [0, 1]."""
+    [plan] = plan_grid(out / "width24-paper-20-ablation", norms=(Norm.WN,), width=24, epochs=20)
+    changes: dict[str, dict[str, Any]] = {
+        "constant-rate": {"decay_from": 1.0},
+        "unwhitened": {"inputs": "unit"},
+    }
+    return [
+        plan._replace(
+            recipe=plan.recipe.scaled(**change),
+            folder=plan.folder.parent / name / plan.folder.name,
+            name=f"{name}/{plan.name}",
+            label=f"{name}/{plan.label}",
+        )
+        for name, change in changes.items()
+    ]
 
 
 def _sweep(out: Path) -> list[Plan]:
@@ -64,7 +93,10 @@ def _bench(out: Path) -> list[Plan]:
     return []
 
 
-EXPERIMENTS = {f.__name__[1:]: f for f in (_five, _sweep, _exp, _hot, _noise, _bench)}
+EXPERIMENTS = {
+    f.__name__[1:]: f
+    for f in (_five, _paper, _report, _ablation, _sweep, _exp, _hot, _noise, _bench)
+}
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {
     "noise": lambda plans: ["book/noise.py", *(str(plan.folder) for plan in plans)],
