@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pty
 import shlex
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from wnlib import Norm, Run, __main__
 from wnlib.__main__ import main
 from wnlib.data import DataError
+from wnlib.lines import json_line
 
 # The report's recipe does not whiten, which saves seconds.
 SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]
@@ -101,6 +103,53 @@ def test_train_prints_and_records_each_epoch(capsys, tmp_path):
     assert main([*command, "--json"]) == 0  # finished: only told again
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows == [row._asdict() for row in run.rows]
+
+
+def strictly(text):
+    """JSON as its standard has it: without NaN and Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_of_a_run_that_diverges_is_json(capsys, tmp_path):
+    """The loss of a rate like this is NaN within the first epoch."""
+    command = ["train", "none", *SMALL, "--lr", "1e30", "--json", "--out", str(tmp_path)]
+    assert main(command) == 0
+    (row,) = Run.load(tmp_path).rows
+    assert math.isnan(row.train_loss)
+    told = strictly(capsys.readouterr().out)
+    assert (told["epoch"], told["train_loss"]) == (1, None)
+    assert told["test_error"] == row.test_error
+
+
+def test_json_of_compared_runs_is_json(capsys, tmp_path):
+    """Two seeds, of one of which somebody else recorded no test error."""
+    command = ["compare", *SMALL[:4], "--recipes", "report", "--epochs", "1", "--device", "cpu"]
+    command += ["--norms", "none", "--seeds", "0,1", "--out", str(tmp_path)]
+    assert main(command) == 0
+    capsys.readouterr()
+    run = Run.load(tmp_path / "seed1" / "none")
+    run.rows = [run.rows[0]._replace(test_error=math.nan)]
+    run.save(tmp_path / "seed1" / "none")
+    assert main([*command, "--json"]) == 0
+    told = strictly(capsys.readouterr().out)
+    assert [run["final_error"] is None for run in told["runs"]] == [False, True]
+    assert [told["settings"][0][key] for key in ("n", "mean", "sd")] == [2, None, None]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_keeps_all_but_what_is_no_number(value):
+    expected = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    assert strictly(json_line(value)) == expected
+    assert json_line((value, value)) == json_line([value, value])
 
 
 def test_another_recipe_in_the_same_folder(capsys, tmp_path):

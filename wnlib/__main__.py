@@ -1,7 +1,6 @@
 """The command line: python -m wnlib data | train | compare | bench."""
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from wnlib.data import DataError, cache_dir, load_cifar10
-from wnlib.display import Display, end_line, epoch_line
+from wnlib.display import Display
 from wnlib.grid import run_grid
 from wnlib.layers import Norm
+from wnlib.lines import end_line, epoch_line, json_line
 from wnlib.plans import plan_grid
 from wnlib.recipe import Recipe
 from wnlib.runs import Run, RunError
@@ -60,7 +60,9 @@ def _parser() -> _Parser:
         sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
         sub.set_defaults(command=command)
         sub.add_argument("--full", action="store_true", help="all 60,000 images, not the sample")
-        sub.add_argument("--json", action="store_true", help="print JSON, for machines")
+        sub.add_argument(
+            "--json", action="store_true", help="print JSON, for machines; NaN is null"
+        )
         return sub
 
     add(_data, f"Load CIFAR-10 and check it; the full set is kept in {cache_dir()}.")
@@ -126,7 +128,7 @@ def _data(arguments: argparse.Namespace) -> None:
         "test_images": len(data.test_images),
         "digest": data.digest,
     }
-    print(json.dumps(facts) if arguments.json else f"{data!r}, md5 sums hold")
+    print(json_line(facts) if arguments.json else f"{data!r}, md5 sums hold")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -138,7 +140,7 @@ def _train(arguments: argparse.Namespace) -> None:
     bar = sys.stderr.isatty() and not arguments.json
     for row in train(recipe, data, folder, device=arguments.device, progress=bar):
         if arguments.json:
-            print(json.dumps(row._asdict()), flush=True)
+            print(json_line(row._asdict()), flush=True)
         elif not bar:
             print(epoch_line(f"{recipe.norm:>7}", recipe, row), flush=True)
     if not arguments.json:
@@ -168,7 +170,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     summary = summarize(results)
     runs = [run for run in results.values() if isinstance(run, Run)]
     if arguments.json:
-        print(json.dumps({"data": data.name, **summary}))
+        print(json_line({"data": data.name, **summary}))
     elif runs:
         alone = len({run.norm for run in runs}) == len(runs) == len(plans)
         from wnlib.plots import table
@@ -194,7 +196,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
     result = bench(data, device, arguments.sections, **options)
     say("")
-    print(json.dumps(result) if arguments.json else bench_text(result))
+    print(json_line(result) if arguments.json else bench_text(result))
 
 
 def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:

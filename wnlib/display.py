@@ -1,29 +1,13 @@
-"""How training goes, said on the command line."""
+"""How a grid of runs goes, said on the command line."""
 
 import sys
 from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from wnlib.lines import end_line, epoch_line
 from wnlib.recipe import Recipe
 from wnlib.runs import Row, Run
-
-
-def epoch_line(name: str, recipe: Recipe, row: Row) -> str:
-    """One epoch."""
-    return (
-        f"{name} epoch {row.epoch:>3} of {recipe.epochs}: training loss "
-        f"{row.train_loss:.4f}, test error {100 * row.test_error:.2f} %, {row.seconds:.1f} s"
-    )
-
-
-def end_line(name: str, run: Run) -> str:
-    """One run that has ended."""
-    s = run.summary()
-    return (
-        f"{name}: {run.state}; test error {100 * s.final_error:.2f} %, best "
-        f"{100 * s.best_error:.2f} % in epoch {s.best_epoch}"
-    )
 
 
 class Display:

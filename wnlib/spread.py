@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from wnlib.plans import Plan, Setting
 from wnlib.runs import Run, RunError
@@ -35,7 +37,12 @@ def spread(values: Sequence[float]) -> Spread:
     Raises:
         StatisticsError: there is none.
     """
-    return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else None)
+    return Spread(len(values), fmean(values), _sd(values) if len(values) > 1 else None)
+
+
+def _sd(values: Sequence[float]) -> float:
+    # Not statistics.stdev, which stumbles over the NaN of what was not recorded.
+    return float(np.std(values, ddof=1))
 
 
 def differences(errors: Errors) -> list[Difference]:
@@ -51,7 +58,7 @@ def differences(errors: Errors) -> list[Difference]:
         seeds = sorted(errors[setting].keys() & errors[other].keys())
         if apart == 1 and len(seeds) > 1:
             d = [errors[setting][seed] - errors[other][seed] for seed in seeds]
-            found.append(Difference(setting, other, len(d), fmean(d), stdev(d) / len(d) ** 0.5))
+            found.append(Difference(setting, other, len(d), fmean(d), _sd(d) / len(d) ** 0.5))
     return found
 
 
