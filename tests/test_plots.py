@@ -104,6 +104,22 @@ def test_a_diverged_run_is_said_to_be(runs):
     assert any("normal: diverged at epoch 2" in text.get_text() for text in axes.texts)
 
 
+@pytest.mark.parametrize("losses", [[math.nan], [math.inf], [2.0, math.nan], [2.0, 3e38]])
+@pytest.mark.parametrize("error", [0.9, math.nan])
+def test_a_run_that_diverges_at_once_is_drawn_with_the_others(runs, losses, error):
+    gone = run_of("none", [error] * len(losses), f"diverged at epoch {len(losses)}")
+    gone.rows = [r._replace(train_loss=v) for r, v in zip(gone.rows, losses, strict=True)]
+    for shown in ([gone, *runs[1:]], [gone]):
+        for plot in (plot_test_error(shown, smoothed=True), plot_training_loss(shown)):
+            plot.figure().draw_without_rendering()
+    drawn = lines(plot_training_loss([gone, *runs[1:]]))
+    assert (drawn[0].get_marker() == "o") == (np.isfinite(losses).sum() == 1)
+    for line in drawn[1:]:  # from 2 down to 1/30
+        low, high = line.axes.get_ylim()
+        assert -0.2 < low < 1 / 30
+        assert 2 < high < 2.2
+
+
 def test_one_epoch_shows_a_point():
     (line,) = lines(plot_test_error([run_of("wn", [0.5])]))
     assert line.get_marker() == "o"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -160,6 +161,21 @@ def test_short_curves_are_smoothed_in_what_they_have(n):
 
 def test_nothing_is_smoothed_to_nothing():
     assert smooth([]).shape == (0,)
+
+
+@laws
+@given(st.lists(st.floats(-1, 1) | st.sampled_from([NAN, math.inf, -math.inf]), max_size=60))
+def test_what_is_missing_parts_a_curve_in_two(values):
+    """As for a run that diverged: what is known is smoothed, and what is not stays missing."""
+    stretches = [
+        (known, list(each)) for known, each in groupby(values, key=lambda v: math.isfinite(v))
+    ]
+    expected = [
+        v
+        for known, stretch in stretches
+        for v in (smooth(stretch, 7, 2) if known else [NAN] * len(stretch))
+    ]
+    np.testing.assert_array_equal(smooth(values, 7, 2), expected)
 
 
 @pytest.mark.parametrize(("window", "degree"), [(0, 1), (-3, 1), (4, 1), (5, -1)])

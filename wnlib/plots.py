@@ -98,6 +98,7 @@ def plot_training_loss(runs: Iterable[Run], title: str = "Training loss") -> Plo
 
     def draw(axes: Axes) -> None:
         _curves(axes, runs, lambda run: run.column("train_loss"))
+        _leave_out_divergence(axes, runs)
         axes.set(title=title, xlabel="epoch", ylabel="cross-entropy (nats)")
 
     return Plot(draw, _alt(title, "mean cross-entropy of each epoch", runs))
@@ -219,13 +220,15 @@ def _curves(
 ) -> None:
     sources = list(dict.fromkeys(run.source for run in runs))
     for run in runs:
+        curve = values(run)
         axes.plot(
             run.column("epoch"),
-            values(run),
+            curve,
             color=COLOURS[run.norm],
             linestyle=STYLES[run.norm],
             linewidth=1.0 if sources.index(run.source) else 1.6,
-            marker="o" if len(run.rows) == 1 else None,  # a line through one point is invisible
+            # A line through one point is invisible.
+            marker="o" if np.isfinite(curve).sum() == 1 else None,
             alpha=alpha,
             label=_name(run, runs) if named else None,
         )
@@ -233,9 +236,21 @@ def _curves(
         axes.text(0.5, 0.5, "no runs to show", ha="center", transform=axes.transAxes)
     elif named:
         axes.legend(frameon=False)
-        diverged = [run for run in runs if run.state.startswith("diverged")]
-        text = "\n".join(f"{run.norm.label}: {run.state}" for run in diverged)
+        text = "\n".join(f"{run.norm.label}: {run.state}" for run in filter(_diverged, runs))
         axes.text(0.01, 0.01, text, transform=axes.transAxes, fontsize="small")
+
+
+def _leave_out_divergence(axes: Axes, runs: Sequence[Run]) -> None:
+    """Scale losses to the epochs after which a run went on, or was done: 1e30 flattens all else."""
+    rows = [row for run in runs for row in (run.rows[:-1] if _diverged(run) else run.rows)]
+    losses = [row.train_loss for row in rows if np.isfinite(row.train_loss)]
+    if losses and any(map(_diverged, runs)):
+        margin = 0.05 * (max(losses) - min(losses)) or 0.05
+        axes.set_ylim(min(losses) - margin, max(losses) + margin)
+
+
+def _diverged(run: Run) -> bool:
+    return run.state.startswith("diverged")
 
 
 def _alt(title: str, what: str, runs: Sequence[Run]) -> str:

@@ -117,13 +117,13 @@ def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.nd
     """Savitzky-Golay: in a window that slides along, the value of a fitted polynomial.
 
     Args:
-        values: (epochs,).
-        window: odd; cut to the largest odd number of epochs there are. The report's is 51.
+        values: (epochs,); each stretch of finite values is smoothed by itself.
+        window: odd; cut to the largest odd number of values in the stretch. The report's is 51.
         degree: of the polynomial; cut to below the window. The report's is 10.
 
     Returns:
-        (epochs,). At both ends the polynomial of the outermost window is read off, so the curve
-        bends there.
+        (epochs,), NaN where the value is not finite. At both ends of a stretch the polynomial of
+        its outermost window is read off, so the curve bends there.
 
     Raises:
         ValueError: a window that is even or below 1, or a negative degree.
@@ -133,10 +133,13 @@ def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.nd
     if window < 1 or window % 2 == 0 or degree < 0:
         raise ValueError(f"window is odd and degree from 0 up, not {window} and {degree}")
     values = np.asarray(values, float)
-    if not len(values):
-        return values
-    window = min(window, len(values) - (len(values) % 2 == 0))
-    return savgol_filter(values, window, min(degree, window - 1))
+    smoothed = np.full(len(values), np.nan)
+    known = np.flatnonzero(np.isfinite(values))
+    for at in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        if len(at):
+            width = min(window, len(at) - (len(at) % 2 == 0))
+            smoothed[at] = savgol_filter(values[at], width, min(degree, width - 1))
+    return smoothed
 
 
 def compare(runs: Iterable[Run]) -> list[dict[str, Any]]:
