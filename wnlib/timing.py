@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wnlib.data import Cifar10
 from wnlib.inputs import symmetric
 from wnlib.recipe import Recipe
-from wnlib.step import build_optimizer, training_step
+from wnlib.step import build_optimizer, keep_memory, training_step
 
 Say = Callable[[str], None]
 
@@ -27,6 +27,7 @@ def inputs(data: Cifar10, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def steps(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> Iterator[None]:
     """Training steps as `wnlib.train` takes them, one a `next`, on the images' device."""
+    keep_memory()
     device = images.device
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(recipe, model)

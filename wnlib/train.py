@@ -25,6 +25,7 @@ from wnlib.step import (
     build_optimizer,
     evaluate,
     find_device,
+    keep_memory,
     training_step,
 )
 
@@ -102,6 +103,7 @@ def _epochs(
         yield from run.rows
         return
 
+    keep_memory()
     generators = Generators(device, recipe.seed)
     with generators.ours():
         model = build(recipe).to(device, memory_format=torch.channels_last)

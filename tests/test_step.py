@@ -1,0 +1,60 @@
+"""What a step keeps, and what it takes."""
+
+import subprocess
+import sys
+
+import pytest
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+
+FAULTS = """
+import resource, torch
+from wnlib.step import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        [torch.ones(5_000_000) for _ in range(4)]  # 20 MB each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+given_back = faults()
+keep_memory()
+faults()
+print(given_back, faults())
+"""
+
+PEAK = """
+import resource, torch
+from wnlib import ConvPoolCNNC, data_dependent_init
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+model = ConvPoolCNNC("{norm}", 24)
+data_dependent_init(model, torch.randn(8, 3, 32, 32))
+images = torch.randn(1000, 3, 32, 32)
+before = peak()
+data_dependent_init(model, images)
+print(peak() - before)
+"""
+
+
+def _printed(code: str) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+@linux
+def test_what_a_step_frees_is_kept_for_the_next():
+    given_back, kept = _printed(FAULTS)
+    assert given_back > 10_000
+    assert kept < 100
+
+
+@linux
+@pytest.mark.parametrize("norm", ["wn", "bn", "wn_mobn"])
+def test_init_holds_few_copies_of_a_layer(norm):
+    layer = 1000 * 24 * 32 * 32 * 4 / 2**20  # MB, fp32
+    [grown] = _printed(PEAK.format(norm=norm))
+    assert layer < grown < 6 * layer
