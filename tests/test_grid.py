@@ -21,15 +21,24 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import wnlib
-from wnlib import Norm, Recipe, Run, grid, train
+from wnlib import Norm, Recipe, Run, train
 from wnlib.data import DataError
-from wnlib.display import Display
-from wnlib.grid import WorkerError, run_grid
+from wnlib.grid import (
+    Display,
+    Setting,
+    WorkerError,
+    cluster,
+    plan_grid,
+    processes,
+    run_grid,
+    share_of_threads,
+    summarize,
+    summary_text,
+)
+from wnlib.grid import run as module
+from wnlib.grid.spread import differences, spread
 from wnlib.lock import Busy
-from wnlib.plans import Setting, plan_grid
 from wnlib.runs import Row, RunError
-from wnlib.spread import differences, spread, summarize, summary_text
-from wnlib.workers import cluster, processes, share_of_threads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(wnlib.__file__).parents[1]
@@ -202,7 +211,7 @@ def test_only_one_axis_differs_and_seeds_are_shared():
 @pytest.fixture
 def quick(tiny, monkeypatch):
     """Runs of a second, on 40 images that only this process knows."""
-    monkeypatch.setattr(grid, "_data", lambda full: tiny)
+    monkeypatch.setattr(module, "_data", lambda full: tiny)
 
     def plans(out, **axes):
         changes = {"batch_size": 10, "init_images": 20, "inputs": "symmetric"}
@@ -296,7 +305,7 @@ def test_a_busy_folder_is_waited_for(quick, tiny, tmp_path, monkeypatch, capsys)
             raise Busy("another training is at work")
         return train(recipe, *args, **kwargs)
 
-    monkeypatch.setattr(grid, "train", busy_twice)
+    monkeypatch.setattr(module, "train", busy_twice)
     results = run_grid(plans, tiny, Inline(), device="cpu", display=Display())
     assert tries == ["none", "wn", "none", "none"]
     assert all(run.state == "finished" for run in results.values())
@@ -304,7 +313,7 @@ def test_a_busy_folder_is_waited_for(quick, tiny, tmp_path, monkeypatch, capsys)
 
 
 def test_a_folder_that_a_worker_does_not_see(quick, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "SEEN_WITHIN", 0.2)
+    monkeypatch.setattr(module, "SEEN_WITHIN", 0.2)
 
     class Elsewhere(Inline):
         def submit(self, fn, *args):
@@ -331,9 +340,9 @@ def test_a_grid_whose_head_is_gone_stops_after_the_epoch(quick, tiny, tmp_path):
             yield row
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "train", gone)
+        patch.setattr(module, "train", gone)
         with pytest.raises(RunError, match="was stopped"):
-            grid._work(plan.recipe, plan.folder, token, False, "cpu", None)
+            module._work(plan.recipe, plan.folder, token, False, "cpu", None)
     assert len(Run.load(plan.folder).rows) == 1
 
 
@@ -342,7 +351,7 @@ def test_data_that_a_worker_cannot_have(quick, tiny, tmp_path, monkeypatch):
         raise DataError("CIFAR-10 could not be loaded.")
 
     plans = quick(tmp_path)
-    monkeypatch.setattr(grid, "_data", refuse)
+    monkeypatch.setattr(module, "_data", refuse)
     with pytest.raises(DataError, match="could not be loaded"):
         run_grid(plans, tiny, Inline(), device="cpu")
 

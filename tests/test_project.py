@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,6 +340,24 @@ def test_requirements_agree() -> None:
     book = {r.name: r.specifier for r in map(Requirement, filter(None, asked))}
     for name in ("torch", "torchvision", "scipy", "matplotlib"):
         assert package[name] == book[name], f"pyproject.toml and requirements.txt differ on {name}"
+
+
+def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
+    """What pip installs from a repository, as in Colab: subpackages, front ends and the sample."""
+    pytest.importorskip("setuptools", reason="needs setuptools; with pip: pip install setuptools")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "wnlib", tmp_path / "wnlib")
+    code = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        packed = {name for name in file.namelist() if name.startswith("wnlib/")}
+    files = (path.relative_to(ROOT) for path in (ROOT / "wnlib").rglob("*") if path.is_file())
+    assert packed == {path.as_posix() for path in files if "__pycache__" not in path.parts}
 
 
 def test_public_names() -> None:

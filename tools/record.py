@@ -18,11 +18,8 @@ from typing import Any
 
 from wnlib import Norm, Run, load_cifar10
 from wnlib.data import DataError
-from wnlib.display import Display
-from wnlib.grid import run_grid
-from wnlib.plans import Plan, plan_grid
+from wnlib.grid import Display, Plan, plan_grid, processes, run_grid, share_of_threads
 from wnlib.runs import RunError
-from wnlib.workers import processes, share_of_threads
 
 ROOT = Path(__file__).parent.parent
 SWEPT = (Norm.NONE, Norm.WN, Norm.BN, Norm.WN_MOBN)

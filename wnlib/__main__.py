@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from wnlib.data import DataError, cache_dir, load_cifar10
-from wnlib.display import Display
-from wnlib.grid import run_grid
+from wnlib.grid import (
+    Display,
+    cluster,
+    plan_grid,
+    processes,
+    run_grid,
+    share_of_threads,
+    summarize,
+    summary_text,
+)
 from wnlib.layers import Norm
 from wnlib.lines import end_line, epoch_line, json_line
-from wnlib.plans import plan_grid
 from wnlib.recipe import Recipe
 from wnlib.runs import Run, RunError
-from wnlib.spread import summarize, summary_text
 from wnlib.step import find_device
 from wnlib.train import train
-from wnlib.workers import cluster, processes, share_of_threads
 
 
 class _Parser(argparse.ArgumentParser):

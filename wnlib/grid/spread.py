@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wnlib.plans import Plan, Setting
+from wnlib.grid.plans import Plan, Setting
 from wnlib.runs import Run, RunError
 
 Errors = Mapping[Setting, Mapping[int, float]]  # of each setting, by seed

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from wnlib.data import Cifar10, DataError, load_cifar10
-from wnlib.display import Display
+from wnlib.grid.display import Display
+from wnlib.grid.plans import Plan
+from wnlib.grid.workers import interrupts_held
 from wnlib.lock import Busy
-from wnlib.plans import Plan
 from wnlib.recipe import Recipe
 from wnlib.runs import Run, RunError
 from wnlib.train import train
-from wnlib.workers import interrupts_held
 
 POLL = 0.5  # seconds between two looks at the records
 SEEN_WITHIN = 5.0  # seconds that a shared folder may take to show a new file
