@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from wnlib import Norm, baseline, bench, bench_text, timing
+from wnlib import Norm, Recipe, bench
 from wnlib.__main__ import main
-from wnlib.profile import GROUPS, group_of, profile_steps
+from wnlib.bench import around, baseline, compare, timing
+from wnlib.bench.profile import GROUPS, group_of, profile_steps
+from wnlib.bench.text import bench_text
+from wnlib.step import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -21,8 +24,8 @@ CONFIGURATIONS = list(map(str, Norm))
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(bench, "TURN", 1)
-    monkeypatch.setattr(bench, "BATCHES", (3, 7, 1000))
+    monkeypatch.setattr(compare, "TURN", 1)
+    monkeypatch.setattr(compare, "BATCHES", (3, 7, 1000))
 
 
 @pytest.fixture
@@ -65,9 +68,9 @@ def test_ratio_is_of_the_same_round():
 def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
     seen = []
     monkeypatch.setattr(timing, "training_step", lambda *step: seen.append(step[3:]))
-    recipe = bench.Recipe.paper("wn").scaled(width=2, batch_size=10)
+    recipe = Recipe.paper("wn").scaled(width=2, batch_size=10)
     images, labels = timing.inputs(tiny, CPU)
-    way = timing.steps(bench.build(recipe), recipe, images, labels)
+    way = timing.steps(build(recipe), recipe, images, labels)
     for _ in range(8):
         next(way)
     for epoch in (seen[:4], seen[4:]):
@@ -80,8 +83,8 @@ def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
 
 
 def test_steps_change_the_model(tiny):
-    recipe = bench.Recipe.paper("wn_mobn").scaled(width=2)
-    model = bench.build(recipe)
+    recipe = Recipe.paper("wn_mobn").scaled(width=2)
+    model = build(recipe)
     before = [p.clone() for p in model.parameters()]
     next(timing.steps(model, recipe, *timing.inputs(tiny, CPU)))
     assert any(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
@@ -91,7 +94,7 @@ def test_steps_change_the_model(tiny):
 
 
 def test_usual_script_has_the_same_network(tiny):
-    theirs, ours = baseline.network(3), bench.build(bench.Recipe.paper("wn").scaled(width=3))
+    theirs, ours = baseline.network(3), build(Recipe.paper("wn").scaled(width=3))
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(theirs.eval()(x), ours.eval()(x), rtol=1e-4, atol=1e-5)
@@ -113,8 +116,10 @@ def test_usual_script_sees_the_images(tiny):
 
 
 def test_bench_compares_steps(tiny, monkeypatch):
-    monkeypatch.setattr(bench, "take_turns", lambda *a: {"plain": [0.3, 0.1], "wnlib": [0.1, 0.1]})
-    row = bench.compare_steps(2, tiny, CPU)
+    monkeypatch.setattr(
+        compare, "take_turns", lambda *a: {"plain": [0.3, 0.1], "wnlib": [0.1, 0.1]}
+    )
+    row = compare.compare_steps(2, tiny, CPU)
     assert row == pytest.approx({"width": 2, "plain": 500, "wnlib": 1000, "ratio": 2})
 
 
@@ -126,9 +131,9 @@ def test_bench_compares_configurations(tiny, monkeypatch):
         say("round 1 of 1")
         return {name: [0.001 * (i + 1)] for i, name in enumerate(given)}
 
-    monkeypatch.setattr(bench, "take_turns", turns)
+    monkeypatch.setattr(compare, "take_turns", turns)
     said = []
-    row = bench.compare_configurations(4, tiny, CPU, batch=5, say=said.append)
+    row = compare.compare_configurations(4, tiny, CPU, batch=5, say=said.append)
     assert list(ways) == [*CONFIGURATIONS, "torch_wn"]
     assert said == ["width 4, 5 images a step: round 1 of 1"]
     assert (row["width"], row["batch"]) == (4, 5)
@@ -144,8 +149,8 @@ def measured(tiny):
     said = []
     sections = [name for name in bench.SECTIONS if name != "data"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "TURN", 1)
-        patch.setattr(bench, "BATCHES", (3, 1000))
+        patch.setattr(compare, "TURN", 1)
+        patch.setattr(compare, "BATCHES", (3, 1000))
         result = bench.bench(tiny, CPU, sections, widths=[2], rounds=1, say=said.append)
     return result, said
 
@@ -227,10 +232,10 @@ def test_operators_fall_into_groups(operator, group):
 
 
 def test_profile_without_convolutions_has_no_ratio(tiny, monkeypatch):
-    monkeypatch.setattr("wnlib.profile._by_group", lambda *a: dict.fromkeys(GROUPS, 0.0))
+    monkeypatch.setattr("wnlib.bench.profile._by_group", lambda *a: dict.fromkeys(GROUPS, 0.0))
     row = profile_steps(2, tiny, CPU, rounds=1)
     assert {each["over_convolution"] for each in row["configurations"].values()} == {None}
-    assert " -\n" in bench_text.bench_text(
+    assert " -\n" in bench_text(
         {"provenance": {"device": "cpu", "precision": "-", "threads": 1}, "profile": [row]}
     )
 
@@ -239,7 +244,7 @@ def test_profile_without_convolutions_has_no_ratio(tiny, monkeypatch):
 def no_whitening(monkeypatch):
     """The eigenvectors of 3,072 dimensions take seconds, and have tests of their own."""
     monkeypatch.setattr(
-        bench.ZCA, "fit", lambda images: type("Z", (), {"whiten": lambda self, x: x})()
+        around.ZCA, "fit", lambda images: type("Z", (), {"whiten": lambda self, x: x})()
     )
 
 
@@ -250,29 +255,29 @@ def test_bench_measures_what_stands_around_the_steps(tiny, monkeypatch, no_white
         ran.append(command)
         return subprocess.CompletedProcess(command, 0, '{"first_step_s": 2.5, "peak_mb": 700}', "")
 
-    monkeypatch.setattr(bench.subprocess, "run", run)
+    monkeypatch.setattr(around.subprocess, "run", run)
     endless = itertools.repeat((torch.zeros(1), torch.zeros(1)))
     monkeypatch.setattr(baseline, "loader", lambda data, batch, workers: endless)
     result = bench.bench(tiny, CPU, ["data"], widths=[2, 3], rounds=1)
     values = result["data"]
     assert set(values) == {"epoch_s", "ratio", "whitening_s", "first_step_s", "peak_mb"}
     assert (values["first_step_s"], values["peak_mb"]) == (2.5, 700)
-    assert "first_step(False, 3, 'cpu', " in ran[0][-1]
+    assert "first_step(False, 3, 'cpu', " in ran[-1][-1]
 
 
 def test_failed_first_step_is_one_line(tiny, monkeypatch, no_whitening):
     failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nMemoryError: no more\n")
-    monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: failed)
+    monkeypatch.setattr(around.subprocess, "run", lambda *a, **k: failed)
     endless = itertools.repeat((torch.zeros(1), torch.zeros(1)))
     monkeypatch.setattr(baseline, "loader", lambda data, batch, workers: endless)
     with pytest.raises(OSError, match=r"^the first step failed: MemoryError: no more$"):
-        bench.feed(tiny, CPU, 2, rounds=1, say=lambda text: None)
+        around.feed(tiny, CPU, 2, rounds=1, say=lambda text: None)
 
 
 def test_first_step_prints_its_time_and_memory(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "load_cifar10", lambda full: tiny)
-    monkeypatch.setattr(bench, "prepare", lambda data, how: [timing.inputs(data, CPU)[0]] * 2)
-    bench.first_step(False, 2, "cpu", time.time() - 10)
+    monkeypatch.setattr(around, "load_cifar10", lambda full: tiny)
+    monkeypatch.setattr(around, "prepare", lambda data, how: [timing.inputs(data, CPU)[0]] * 2)
+    around.first_step(False, 2, "cpu", time.time() - 10)
     values = json.loads(capsys.readouterr().out)
     assert 10 < values["first_step_s"] < 60
     assert 100 < values["peak_mb"] < 20_000
@@ -288,7 +293,7 @@ def test_command_prints_json_and_tables(tiny, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["configurations"][0]["width"] == 2
     assert "steps" not in result
-    text = bench_text.bench_text(result)
+    text = bench_text(result)
     assert "torch_wn" in text
     for number in result["configurations"][0]["over_none"].values():
         assert f"{number:.3f}" in text
@@ -296,7 +301,7 @@ def test_command_prints_json_and_tables(tiny, monkeypatch, capsys):
 
 def test_tables_hold_the_numbers(measured):
     result, _ = measured
-    text = bench_text.bench_text(result)
+    text = bench_text(result)
     for name in (*CONFIGURATIONS, *GROUPS, "usual script"):
         assert name in text
     assert f"{result['steps'][0]['ratio']:.2f}" in text

@@ -189,7 +189,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _bench(arguments: argparse.Namespace) -> None:
     from wnlib.bench import bench
-    from wnlib.bench_text import bench_text
+    from wnlib.bench.text import bench_text
 
     device = find_device(arguments.device)
     data = load_cifar10(arguments.full)

@@ -11,11 +11,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
+from wnlib.bench.timing import Say, inputs, ratio, steps, wait
 from wnlib.data import Cifar10
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
 from wnlib.step import build
-from wnlib.timing import Say, inputs, ratio, steps, wait
 
 # What a group holds, by its operators' names; the first group that fits takes an operator.
 GROUPS = {

@@ -1,0 +1,93 @@
+"""What stands around the steps: batches, whitening, the way to the first step, memory."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from wnlib.bench import baseline
+from wnlib.bench.compare import BATCH
+from wnlib.bench.timing import Say, ratio, steps, take_turns, wait
+from wnlib.data import Cifar10, load_cifar10
+from wnlib.inputs import ZCA, prepare, symmetric
+from wnlib.layers import Norm
+from wnlib.recipe import Recipe
+from wnlib.step import build, find_device
+
+
+def feed(
+    data: Cifar10, device: torch.device, width: int, *, rounds: int, say: Say
+) -> dict[str, Any]:
+    """What stands around the steps: batches, whitening, the way to the first step, memory.
+
+    Returns:
+        Seconds of an epoch of batches, wnlib's and a DataLoader's with two workers; seconds to fit
+        the whitening and to apply it; seconds from starting Python to the end of the first step,
+        and the peak of that process's memory over ten steps in MB, None where that is not known.
+    """
+    images = symmetric(data.train_images).to(device, memory_format=torch.channels_last)
+    labels = data.train_labels.to(device)
+
+    def gathered() -> Iterator[None]:
+        while True:
+            for chosen in torch.randperm(len(images), device=device).split(BATCH):
+                _ = images[chosen], labels[chosen]
+                yield
+
+    def loaded() -> Iterator[None]:
+        batches = baseline.loader(data, BATCH, workers=2)
+        while True:
+            for x, y in batches:
+                _ = x.to(device), y.to(device)
+                yield
+
+    count = -(-len(images) // BATCH)
+    ways = {"dataloader": loaded(), "wnlib": gathered()}
+    seconds = take_turns(ways, device, min(rounds, 2), count, lambda text: say(f"batches: {text}"))
+    say("whitening")
+    images = images.cpu()
+    start = time.perf_counter()
+    zca = ZCA.fit(images)
+    fitted = time.perf_counter()
+    zca.whiten(images)
+    whitened = time.perf_counter()
+    say("the way to the first step")
+    call = f"first_step({data.name == 'full'}, {width}, {device.type!r}, {time.time()})"
+    code = f"from wnlib.bench.around import first_step; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"the first step failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return {
+        "epoch_s": {name: count * statistics.median(each) for name, each in seconds.items()},
+        "ratio": ratio(seconds["dataloader"], seconds["wnlib"]),
+        "whitening_s": {"fit": fitted - start, "apply": whitened - fitted},
+        **json.loads(done.stdout),
+    }
+
+
+def first_step(full: bool, width: int, device: str, started: float) -> None:
+    """Take ten steps of the paper's recipe as `wnlib.train` does, and print what `feed` wants."""
+    data = load_cifar10(full)
+    where = find_device(device)
+    recipe = Recipe.paper(Norm.WN_MOBN).scaled(width=width)
+    images, _test = (x.to(where) for x in prepare(data, recipe.inputs))
+    way = steps(build(recipe), recipe, images, data.train_labels.to(where))
+    next(way)
+    wait(where)
+    seconds = time.time() - started
+    for _ in range(9):
+        next(way)
+    wait(where)
+    try:
+        import resource
+    except ImportError:  # Windows
+        peak = None
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    print(json.dumps({"first_step_s": seconds, "peak_mb": peak}))
