@@ -13,7 +13,11 @@ import torch
 import torch._dynamo  # imported late, it trips over a patched torch.cuda.is_available
 
 import wnlib
+from wnlib import train
 from wnlib.data import Cifar10, load_cifar10
+
+pytest.register_assert_rewrite("training")
+from training import small, stop_after_two  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +69,30 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    """A machine with a GPU runs these tests as any other does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Cifar10, one_thread):
+    """What an uninterrupted run gives."""
+    return list(train(small(), tiny, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def two(tiny: Cifar10, one_thread, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stop_after_two(small(), tiny, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture
+def stopped(two: Path, tmp_path: Path) -> Path:
+    """A run stopped after two epochs."""
+    return shutil.copytree(two, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from training import timeless
 
 import wnlib
 from wnlib import Norm, Recipe, Run, train
@@ -42,11 +43,6 @@ from wnlib.runs import Row, RunError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(wnlib.__file__).parents[1]
-
-
-def timeless(run):
-    """All of a run's rows but their seconds, as bytes."""
-    return np.array([row._replace(seconds=0) for row in run.rows], float).tobytes()
 
 
 def until(holds, seconds=60):
@@ -226,7 +222,7 @@ def test_each_plan_is_the_run_that_train_gives(quick, tiny, tmp_path):
     results = run_grid(plans, tiny, Inline(), device="cpu", display=notes)
     assert list(results) == plans
     for plan, run in results.items():
-        assert timeless(run) == timeless(Run(plan.recipe, list(train(plan.recipe, tiny))))
+        assert timeless(run.rows) == timeless(train(plan.recipe, tiny))
         assert Run.load(plan.folder).rows == run.rows
     names = [plan.name for plan in plans]
     assert notes.rows == [(name, epoch) for name in names for epoch in (1, 2, 3)]
@@ -251,7 +247,7 @@ def test_a_stopped_run_goes_on(quick, tiny, tmp_path):
     notes = Notes()
     results = run_grid([none, wn], tiny, Inline(), device="cpu", display=notes)
     assert [epoch for name, epoch in notes.rows if name == "wn"] == [2, 3]
-    assert timeless(results[wn]) == timeless(Run(wn.recipe, list(train(wn.recipe, tiny))))
+    assert timeless(results[wn].rows) == timeless(train(wn.recipe, tiny))
 
 
 def test_two_threads_of_one_process_take_turns(quick, tiny, tmp_path):
@@ -259,7 +255,7 @@ def test_two_threads_of_one_process_take_turns(quick, tiny, tmp_path):
     with ThreadPoolExecutor(2) as executor:
         results = run_grid(plans, tiny, executor, device="cpu")
     for plan, run in results.items():
-        assert timeless(run) == timeless(Run(plan.recipe, list(train(plan.recipe, tiny))))
+        assert timeless(run.rows) == timeless(train(plan.recipe, tiny))
 
 
 def test_a_diverged_run_is_a_result(quick, tiny, tmp_path):
@@ -376,7 +372,7 @@ def serial(sample, tmp_path_factory, one_thread):
     results = run_grid(
         four(tmp_path_factory.mktemp("serial")), sample, Inline(), device="cpu", threads=1
     )
-    return {plan.name: timeless(run) for plan, run in results.items()}
+    return {plan.name: timeless(run.rows) for plan, run in results.items()}
 
 
 def epochs_below(out):
@@ -420,7 +416,7 @@ def test_processes_one_of_them_killed(sample, tmp_path, serial):
     assert 2 <= known < 12
     notes, again = Notes(), four(tmp_path)
     results = run_grid(again, sample, Inline(), device="cpu", threads=1, display=notes)
-    assert {plan.name: timeless(run) for plan, run in results.items()} == serial
+    assert {plan.name: timeless(run.rows) for plan, run in results.items()} == serial
     assert len(notes.rows) == len(set(notes.rows)) == 12 - known
     assert {run.provenance["threads"] for run in results.values()} == {1}
     assert not list(tmp_path.glob(".grid-*"))
@@ -454,7 +450,7 @@ def test_a_stopped_command_leaves_no_process_behind(tmp_path, serial, how):
     if how is signal.SIGINT:
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
         runs = {plan.name: Run.load(plan.folder) for plan in four(tmp_path)}
-        assert {name: timeless(run) for name, run in runs.items()} == serial
+        assert {name: timeless(run.rows) for name, run in runs.items()} == serial
 
 
 def alive(pid):
@@ -513,7 +509,7 @@ def test_cluster_one_worker_killed(scheduler, sample, tmp_path, serial):
             results = run_grid(four(out), sample, executor, device="cpu", display=notes)
         killer.join()
         assert first.poll() is not None
-    assert {plan.name: timeless(run) for plan, run in results.items()} == serial
+    assert {plan.name: timeless(run.rows) for plan, run in results.items()} == serial
     names = sorted(plan.name for plan in results)
     assert sorted(notes.rows) == [(name, epoch) for name in names for epoch in (1, 2, 3)]
     assert sorted(notes.ends) == names

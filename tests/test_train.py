@@ -10,48 +10,22 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training import contents, small, timeless
 
 import wnlib
 from wnlib import ConvPoolCNNC, Norm, Recipe, Run, train
 from wnlib.step import autocast_type, build, build_optimizer, evaluate, find_device
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
 module = import_module("wnlib.train")  # the name in the package is the function
 ROOT = Path(wnlib.__file__).parents[1]
 every_norm = pytest.mark.parametrize("norm", list(Norm))
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    """A machine with a GPU runs these tests as any other does."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
 @pytest.fixture
 def fp32(monkeypatch):
     for each in (module, wnlib.step):
         monkeypatch.setattr(each, "autocast_type", lambda _: torch.float32)
-
-
-def small(norm="wn", **changes):
-    settings = {"width": 4, "epochs": 4, "batch_size": 10, "init_images": 20, "inputs": "symmetric"}
-    return Recipe.paper(norm).scaled(**(settings | changes))
-
-
-def timeless(rows):
-    """All of the rows but their seconds, as bytes: the same bit for bit, or not."""
-    return np.array([row._replace(seconds=0) for row in rows], float).tobytes()
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-@pytest.fixture(scope="module")
-def whole(tiny):
-    """What an uninterrupted run gives."""
-    return list(train(small(), tiny, device="cpu"))
 
 
 # --- rows and records
