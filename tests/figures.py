@@ -1,6 +1,7 @@
 """One of each figure, as the book makes them: what tests with and without a browser go through."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
@@ -28,3 +29,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "Smoothing": lambda: widgets.Smoothing(load_runs(RUNS / "report-2019"), norm="mobn"),
     "Whitening": lambda: widgets.Whitening(load_cifar10()),
 }
+
+
+@cache
+def made(name: str) -> Figure:
+    """One of them, to be looked at and left as it is: some take seconds to make."""
+    return FIGURES[name]()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from figures import FIGURES
+from figures import FIGURES, made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -46,24 +46,26 @@ def test_all_figures_are_here():
 
 @every_figure
 def test_same_figure_same_bytes_and_not_many(name):
-    html = FIGURES[name]().html()
-    assert html == FIGURES[name]().html()
+    first, second = made(name), FIGURES[name]()
+    html = first.html()
+    assert html == second.html()
+    assert repr(first) == repr(second)
     assert len(html.encode()) < 150_000
 
 
 @every_figure
 def test_in_a_notebook_it_is_widget_page_and_text(name):
-    figure = FIGURES[name]()
+    figure = made(name)
     data, _ = figure._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == figure.model_id
     assert data["text/html"] == figure.html()
-    assert data["text/plain"] == repr(figure) == repr(FIGURES[name]())
+    assert data["text/plain"] == repr(figure)
     assert "0x" not in repr(figure)
 
 
 @every_figure
 def test_the_page_keeps_the_whole_state(name):
-    figure = FIGURES[name]()
+    figure = made(name)
     state = stored(figure.html())
     synced = set(type(figure).class_traits(sync=True))
     # What the front end reads is what Python offers, under the same names.
@@ -74,7 +76,7 @@ def test_the_page_keeps_the_whole_state(name):
 
 @every_figure
 def test_without_javascript_there_is_a_picture_that_says_what_it_shows(name):
-    figure = FIGURES[name]()
+    figure = made(name)
     html = figure.html()
     alts = re.findall(r'<img [^>]*alt="([^"]+)"', html)
     assert len(alts) == 2  # light and dark
@@ -88,7 +90,7 @@ def test_script_parses_on_the_page_and_in_a_widget(name, tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node; with Debian: apt-get install nodejs")
-    figure = FIGURES[name]()
+    figure = made(name)
     for i, text in enumerate((figure._esm, page_script(figure.script, name))):
         path = tmp_path / f"{i}.mjs"
         path.write_text(text)

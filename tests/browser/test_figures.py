@@ -9,7 +9,7 @@ from pathlib import Path
 import chromium
 import pytest
 from chromium import Visit
-from figures import FIGURES
+from figures import FIGURES, made
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -80,7 +80,7 @@ def home(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def address(home: tuple[str, Path], name: str) -> str:
     """Where the figure's pages are, `{name}-light.html` and `{name}-dark.html`."""
-    figure = FIGURES[name]()
+    figure = made(name)
     html = figure.html()
     (home[1] / f"{name}.js").write_text(figure._esm, encoding="utf-8")
     (home[1] / f"{name}.json").write_text(json.dumps(figure.state()), encoding="utf-8")
