@@ -1,5 +1,6 @@
 """The built site, served, and one browser for all tests of this folder."""
 
+import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import chromium
 import pytest
+from figures import FIGURES, made
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from wnlib.widgets.base import Figure
+
+from .figure_page import STYLES, WINDOW, Shown, page_of, shown
 
 ROOT = Path(__file__).parent.parent.parent
 THEMES = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
@@ -69,6 +73,56 @@ def show(context: BrowserContext) -> Iterator[Callable[[Figure], Page]]:
 
     yield page_of
     assert said == []
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def figure_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="package")
+def figure_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path_factory.mktemp("figures")
+    for style in STYLES:
+        (folder / style.name).write_bytes(style.read_bytes())
+    (folder / "basic.css").touch()  # Sphinx writes it; the theme imports it
+    with chromium.served(folder) as address:
+        yield address, folder
+
+
+@pytest.fixture(scope="module")
+def figure_address(figure_home: tuple[str, Path], figure_name: str) -> str:
+    """Where the figure's pages are, `{name}-light.html` and `{name}-dark.html`."""
+    address, folder = figure_home
+    if not (folder / f"{figure_name}.js").exists():
+        figure = made(figure_name)
+        html = figure.html()
+        (folder / f"{figure_name}.js").write_text(figure._esm, encoding="utf-8")
+        (folder / f"{figure_name}.json").write_text(json.dumps(figure.state()), encoding="utf-8")
+        for theme in ("light", "dark"):
+            page = folder / f"{figure_name}-{theme}.html"
+            page.write_text(page_of(html, theme), encoding="utf-8")
+    return address
+
+
+@pytest.fixture(scope="module")
+def light(browser: Browser, figure_address: str, figure_name: str) -> Iterator[Shown]:
+    """A figure in the light, for all tests of a file; the console stays silent."""
+    context = browser.new_context(viewport=WINDOW, color_scheme="light")
+    page = shown(context, figure_address, figure_name, "light")
+    yield page
+    context.close()
+    assert page.visit.problems + page.said == []
+
+
+@pytest.fixture(scope="module")
+def dark(browser: Browser, figure_address: str, figure_name: str) -> Iterator[Shown]:
+    """The same in the dark, and for a reader who wants no motion."""
+    context = browser.new_context(viewport=WINDOW, color_scheme="dark", reduced_motion="reduce")
+    page = shown(context, figure_address, figure_name, "dark")
+    yield page
+    context.close()
+    assert page.visit.problems + page.said == []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pydata_sphinx_theme
 import sphinx_book_theme
-from playwright.sync_api import Locator, Page
+from chromium import Visit
+from playwright.sync_api import BrowserContext, Locator, Page
 
 ROOT = Path(__file__).parent.parent.parent
 THEMES = ((pydata_sphinx_theme, "pydata_sphinx_theme"), (sphinx_book_theme, "sphinx_book_theme"))
@@ -16,6 +17,7 @@ STYLES = [
 ]
 STYLES += sorted((ROOT / "book" / "_static").glob("*.css"))
 
+WINDOW = {"width": 840, "height": 1000}
 CONTROLS = "input, select, button, summary, a[href], [tabindex='0'], .handle"
 
 # In the page: `wn` looks into the figures' shadow roots.
@@ -152,3 +154,45 @@ def by_mouse(page: Page, control: Control) -> bool:
     else:
         page.mouse.click(x, y)
     return changed(page, before, within=1000 if control.kind == "button" else 0)
+
+
+# Controls that change nothing in the drawing, or can't be used with the data at hand, and why.
+EXCEPTIONS = {
+    ("FiveCurves", "CSV"): "a file is saved (test_curves)",
+    ("FiveCurves", "SVG"): "a file is saved (test_curves)",
+    ("FiveCurves", "PNG"): "a file is saved (test_curves)",
+    ("FiveCurves", "Training error"): "the report did not record it",
+    ("FiveCurves", "Test loss"): "the report did not record it",
+}
+
+
+@dataclass
+class Shown:
+    """A page with one figure twice."""
+
+    name: str
+    page: Page
+    first: list[str]
+    visit: Visit
+    said: list[str]
+
+    def reset(self) -> list[str]:
+        """What differs from the first drawing after a reset."""
+        self.page.evaluate("() => wn.roots()[0].querySelector('.head button').click()")
+        now = drawn(self.page)
+        return [f"figure {i} is not what it was" for i in (0, 1) if now[i] != self.first[i]]
+
+    def operable(self) -> list[Control]:
+        return [
+            c
+            for c in controls(self.page)
+            if c.kind not in {"div", "summary"} and (self.name, c.name) not in EXCEPTIONS
+        ]
+
+
+def shown(context: BrowserContext, address: str, name: str, theme: str) -> Shown:
+    said: list[str] = []
+    context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    visit = Visit(context, address, f"{name}-{theme}.html")
+    visit.page.wait_for_function("document.querySelectorAll('[data-wn-ready]').length === 2")
+    return Shown(name, visit.page, drawn(visit.page), visit, said)
