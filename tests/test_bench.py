@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from wnlib import Norm, Recipe, bench
+from wnlib import Norm, Recipe, bench, graph
 from wnlib.__main__ import main
 from wnlib.bench import around, baseline, compare, timing
 from wnlib.bench.profile import GROUPS, group_of, profile_steps
@@ -67,7 +67,7 @@ def test_ratio_is_of_the_same_round():
 
 def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(timing, "training_step", lambda *step: seen.append(step[3:]))
+    monkeypatch.setattr(graph, "training_step", lambda *step: seen.append(step[3:]))
     recipe = Recipe.paper("wn").scaled(width=2, batch_size=10)
     images, labels = timing.inputs(tiny, CPU)
     way = timing.steps(build(recipe), recipe, images, labels)

@@ -13,7 +13,7 @@ import torch
 from training import altered, contents, small, timeless
 
 import wnlib
-from wnlib import Norm, Run, resume, train
+from wnlib import Norm, Run, graph, resume, train
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
 module = import_module("wnlib.train")  # the name in the package is the function
@@ -52,7 +52,7 @@ def test_every_configuration_goes_on_exactly(tiny, tmp_path, norm):
 @pytest.mark.parametrize("step", [0, 3, 6])
 def test_stop_within_an_epoch_leaves_a_valid_record(tiny, tmp_path, whole, monkeypatch, step):
     steps = []
-    real = module.training_step
+    real = graph.training_step
 
     def stop(*arguments):
         steps.append(1)
@@ -63,7 +63,7 @@ def test_stop_within_an_epoch_leaves_a_valid_record(tiny, tmp_path, whole, monke
     torch.manual_seed(7)
     state = torch.get_rng_state()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "training_step", stop)
+        patch.setattr(graph, "training_step", stop)
         with pytest.raises(KeyboardInterrupt):
             list(train(small(), tiny, tmp_path))
     assert torch.equal(torch.get_rng_state(), state)
@@ -178,14 +178,14 @@ def test_run_goes_on_in_another_precision(tiny, stopped, monkeypatch):
     path.write_bytes(
         altered(lambda s: s["scaler"].update(scale=scale / 8, growth_factor=9.0))(path.read_bytes())
     )
-    real, scales = module.training_step, []
+    real, scales = graph.training_step, []
 
     def step(model, optimizer, scaler, x, y):
         result = real(model, optimizer, scaler, x, y)
         scales.append((scaler.get_scale(), scaler.get_growth_factor()))
         return result
 
-    monkeypatch.setattr(module, "training_step", step)
+    monkeypatch.setattr(graph, "training_step", step)
     assert len(list(train(small(), tiny, stopped))) == 4
     assert scales[0] == (scale / 8, 2.0)
 

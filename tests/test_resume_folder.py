@@ -14,7 +14,7 @@ import pytest
 from training import contents, refused, small, timeless
 
 import wnlib
-from wnlib import Run, lock, resume, train
+from wnlib import Run, graph, lock, resume, train
 from wnlib.record import RunError
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
@@ -170,7 +170,7 @@ def test_lock_is_held_as_long_as_the_training(tiny, tmp_path, monkeypatch):
     assert not locked(tmp_path)
     rows = train(small(), tiny, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "training_step", lambda *_: 1 / 0)
+        patch.setattr(graph, "training_step", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError) as caught:
             list(rows)
     assert not locked(tmp_path), caught  # while the error and its frames are there

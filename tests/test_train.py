@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from training import contents, small, timeless
 
 import wnlib
-from wnlib import ConvPoolCNNC, Norm, Recipe, Run, train
+from wnlib import ConvPoolCNNC, Norm, Recipe, Run, graph, train
 from wnlib.step import autocast_type, build, build_optimizer, evaluate, find_device
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
@@ -154,7 +154,7 @@ def test_divergence_is_ten_times_a_guess(tiny, tmp_path, monkeypatch, loss, stat
         steps.append(1)
         return torch.tensor(1.0 if len(steps) <= 4 else loss), torch.zeros(len(x), 10)
 
-    monkeypatch.setattr(module, "training_step", step)
+    monkeypatch.setattr(graph, "training_step", step)
     rows = list(train(small(epochs=3), tiny, tmp_path))
     run = Run.load(tmp_path)
     assert run.state == state
@@ -198,7 +198,7 @@ def test_fp16_that_always_overflows_is_divergence(tiny, tmp_path, monkeypatch, o
         scales.append(scaler.get_scale())
         return torch.tensor(2.3), torch.zeros(len(x), 10)
 
-    monkeypatch.setattr(module, "training_step", step)
+    monkeypatch.setattr(graph, "training_step", step)
     monkeypatch.setattr(module, "evaluate", lambda *_: (2.3, 0.9))
     recipe = small(epochs=12, width=2)
     rows = list(train(recipe, tiny, tmp_path))
@@ -228,14 +228,14 @@ def test_papers_recipe_trains_on_the_whitened_sample(sample):
 
 
 def test_schedules_reach_the_optimizer_and_epochs_are_permutations(tiny, monkeypatch):
-    real, seen = module.training_step, []
+    real, seen = graph.training_step, []
 
     def step(model, optimizer, scaler, x, y):
         (group,) = optimizer.param_groups
         seen.append((group["lr"], group["betas"], group["eps"], x.clone(), model.training))
         return real(model, optimizer, scaler, x, y)
 
-    monkeypatch.setattr(module, "training_step", step)
+    monkeypatch.setattr(graph, "training_step", step)
     recipe = small(batch_size=15, epochs=6, width=2)
     list(train(recipe, tiny))
     assert len(seen) == 6 * 2  # the rest of 40 images is left out
@@ -263,14 +263,14 @@ def test_optimizer_is_the_recipes():
 
 
 def test_training_figures_are_means_over_the_minibatches(tiny, monkeypatch):
-    real, seen = module.training_step, []
+    real, seen = graph.training_step, []
 
     def step(model, optimizer, scaler, x, y):
         loss, logits = real(model, optimizer, scaler, x, y)
         seen.append((loss.item(), (logits.argmax(1) != y).float().mean().item()))
         return loss, logits
 
-    monkeypatch.setattr(module, "training_step", step)
+    monkeypatch.setattr(graph, "training_step", step)
     (row,) = train(small(batch_size=15, epochs=1), tiny)  # 10 of the 40 images are left out
     assert (row.train_loss, row.train_error) == pytest.approx(tuple(np.mean(seen, axis=0)))
 

@@ -89,14 +89,14 @@ class Generators:
     @contextmanager
     def ours(self) -> Iterator[None]:
         """Inside, torch draws from the run's generators; outside, from the caller's."""
-        theirs = self._read()
+        theirs = read_generators(self.device)
         try:
             if self.mine is not None:
-                self._write(self.mine)
+                write_generators(self.mine)
             yield
         finally:
-            self.mine = self._read()
-            self._write(theirs)
+            self.mine = read_generators(self.device)
+            write_generators(theirs)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by the device's type."""
@@ -111,14 +111,16 @@ class Generators:
         with self.ours():
             pass
 
-    def _read(self) -> dict[str, Tensor]:
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
-            module = getattr(torch, self.device.type)
-            state[self.device.type] = module.get_rng_state()
-        return state
 
-    def _write(self, state: dict[str, Tensor]) -> None:
-        torch.set_rng_state(state["cpu"])
-        if self.device.type != "cpu":
-            getattr(torch, self.device.type).set_rng_state(state[self.device.type])
+def read_generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of the CPU's generator and of the device's, by the device's type."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = getattr(torch, device.type).get_rng_state()
+    return state
+
+
+def write_generators(state: dict[str, Tensor]) -> None:
+    """Set them to what `read_generators` has read."""
+    for name, value in state.items():
+        (torch if name == "cpu" else getattr(torch, name)).set_rng_state(value)

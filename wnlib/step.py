@@ -68,9 +68,26 @@ def build(recipe: Recipe) -> ConvPoolCNNC:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Adam:
-    """The recipe's Adam, in one kernel where torch has it."""
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.Adam(model.parameters(), recipe.lr, eps=recipe.adam_eps, fused=fused)
+    """The recipe's Adam, in one kernel where torch has it, and fit for a CUDA graph in bf16."""
+    device = next(model.parameters()).device
+    capturable = device.type == "cuda" and autocast_type(device) is torch.bfloat16
+    return torch.optim.Adam(
+        model.parameters(),
+        torch.tensor(recipe.lr, device=device) if capturable else recipe.lr,
+        eps=recipe.adam_eps,
+        fused=device.type in ("cpu", "cuda"),
+        capturable=capturable,
+    )
+
+
+def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
+    """The recipe's learning rate and β₁ of an epoch, counted from 0."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(recipe.lr_at(epoch))  # where a graph reads it
+        else:
+            group["lr"] = recipe.lr_at(epoch)
+        group["betas"] = (recipe.beta1_at(epoch), 0.999)
 
 
 def training_step(

@@ -13,6 +13,7 @@ import torch
 import wnlib
 from wnlib.checkpoint import restore, save_checkpoint
 from wnlib.data import Cifar10
+from wnlib.graph import Steps
 from wnlib.init import data_dependent_init
 from wnlib.inputs import prepare
 from wnlib.lock import Lock
@@ -26,7 +27,7 @@ from wnlib.step import (
     evaluate,
     find_device,
     keep_memory,
-    training_step,
+    set_rates,
 )
 
 # Ten times the cross-entropy of guessing among ten classes, ln 10: no network comes back from it.
@@ -62,6 +63,7 @@ def train(
 
     Precision: autocast to bf16 where the hardware has it, to fp16 with a gradient scaler on older
     GPUs; weights, normalization statistics, loss and optimizer in fp32; no autocast elsewhere.
+    In bf16 on a GPU a step is a CUDA graph; provenance says under "graph" why, where it is not.
 
     Args:
         recipe: what to train, and how.
@@ -124,13 +126,11 @@ def _epochs(
             data_dependent_init(model, train_x[chosen])
 
     steps = len(train_x) // recipe.batch_size
+    take_step = Steps(model, optimizer, scaler)
     bar = _bar(progress, recipe, steps, len(run.rows))
     for epoch in range(len(run.rows), recipe.epochs):
         start = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr_at(epoch)
-            group["betas"] = (recipe.beta1_at(epoch), 0.999)
-
+        set_rates(optimizer, recipe, epoch)
         model.train()
         loss_sum = torch.zeros((), device=device)
         wrong = torch.zeros((), device=device, dtype=torch.long)
@@ -139,7 +139,7 @@ def _epochs(
             for step in range(steps):
                 chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
                 x, y = train_x[chosen], train_y[chosen]  # (B, 3, 32, 32), (B,)
-                loss, logits = training_step(model, optimizer, scaler, x, y)
+                loss, logits = take_step(x, y)
                 loss_sum += loss
                 wrong += (logits.argmax(1) != y).sum()
                 bar.update()
@@ -157,6 +157,8 @@ def _epochs(
         run.rows.append(row)
         run.provenance["wall_seconds"] += row.seconds
         run.state = _state(recipe, row, scaler.get_scale())
+        if device.type == "cuda":
+            run.provenance["graph"] = take_step.plain or "captured"
         if lock is not None:
             lock.check()
             run.save(lock.folder)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from wnlib.data import Cifar10
+from wnlib.graph import WARM_UP, Steps
 from wnlib.inputs import symmetric
 from wnlib.recipe import Recipe
-from wnlib.step import build_optimizer, keep_memory, training_step
+from wnlib.step import build_optimizer, keep_memory
 
 Say = Callable[[str], None]
 
@@ -32,9 +33,15 @@ def steps(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> I
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
+    take_step = Steps(model, optimizer, scaler)
+    batch = min(recipe.batch_size, len(images))
+    if take_step.plain is None:
+        for _ in range(WARM_UP + 1):  # the last is a graph's
+            take_step(images[:batch], labels[:batch])
+    whole = len(images) // batch * batch
     while True:
-        for chosen in torch.randperm(len(images), device=device).split(recipe.batch_size):
-            training_step(model, optimizer, scaler, images[chosen], labels[chosen])
+        for chosen in torch.randperm(len(images), device=device)[:whole].split(batch):
+            take_step(images[chosen], labels[chosen])
             yield
 
 
