@@ -299,6 +299,14 @@ def test_command_prints_json_and_tables(tiny, monkeypatch, capsys):
         assert f"{number:.3f}" in text
 
 
+def test_profile_alone(tiny, monkeypatch, capsys):
+    monkeypatch.setattr("wnlib.__main__.load_cifar10", lambda full: tiny)
+    options = ["--widths", "2", "--rounds", "1", "--device", "cpu", "--json"]
+    assert main(["bench", "--profile", *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result.keys() == {"version", "provenance", "profile"}
+
+
 def test_tables_hold_the_numbers(measured):
     result, _ = measured
     text = bench_text(result)

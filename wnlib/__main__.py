@@ -118,6 +118,9 @@ def _parser() -> _Parser:
         metavar="LIST",
         help=f"of {', '.join(sections)}, with commas; default: all, a few minutes",
     )
+    bench.add_argument(
+        "--profile", action="store_true", help="only where a step goes, as `bench profile`"
+    )
     bench.add_argument("--widths", type=int, nargs="+", default=[24, 96], help="default: 24 96")
     bench.add_argument("--rounds", type=int, default=5, help="default: 5")
     for sub in (one, many, bench):
@@ -199,7 +202,8 @@ def _bench(arguments: argparse.Namespace) -> None:
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
     options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
-    result = bench(data, device, arguments.sections, **options)
+    sections = ("profile",) if arguments.profile else arguments.sections
+    result = bench(data, device, sections, **options)
     say("")
     print(json_line(result) if arguments.json else bench_text(result))
 
