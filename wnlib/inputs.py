@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Literal
 from zipfile import ZipFile
@@ -63,17 +64,22 @@ class ZCA:
             mean.to(x.dtype), values.clamp_min(0).to(x.dtype), vectors.to(x.dtype), regularization
         )
 
-    def _apply(self, x: Tensor, power: float) -> Tensor:
+    def _matrix(self, power: float) -> Tensor:
+        """U (S + r)^power Uᵀ, (D, D)."""
         scale = (self.eigenvalues + self.regularization) ** power
-        return x @ ((self.eigenvectors * scale) @ self.eigenvectors.T)
+        return (self.eigenvectors * scale) @ self.eigenvectors.T
+
+    @cached_property
+    def _whitening(self) -> Tensor:
+        return self._matrix(-0.5)
 
     def whiten(self, images: Tensor) -> Tensor:
         """(N, …) to the same shape."""
-        return self._apply(images.flatten(1) - self.mean, -0.5).view(images.shape)
+        return ((images.flatten(1) - self.mean) @ self._whitening).view(images.shape)
 
     def unwhiten(self, images: Tensor) -> Tensor:
         """The inverse of `whiten`; (N, …) to the same shape."""
-        return (self._apply(images.flatten(1), 0.5) + self.mean).view(images.shape)
+        return (images.flatten(1) @ self._matrix(0.5) + self.mean).view(images.shape)
 
     @classmethod
     def of(cls, data: Cifar10, regularization: float | None = None) -> "ZCA":
