@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import subprocess
+import sys
 import time
 
 import pytest
@@ -281,6 +282,16 @@ def test_first_step_prints_its_time_and_memory(tiny, monkeypatch, capsys):
     values = json.loads(capsys.readouterr().out)
     assert 10 < values["first_step_s"] < 60
     assert 100 < values["peak_mb"] < 20_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_peak_of_memory_is_this_process_s_own():
+    block = torch.ones(150_000_000)  # 600 MB, of which a process that is started has none
+    code = "from wnlib.bench.around import peak_mb; print(peak_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    child, own = float(done.stdout), around.peak_mb()
+    assert own > block.nbytes / 1e6
+    assert 50 < child < own - 400
 
 
 # --- the command

@@ -25,18 +25,16 @@ print(given_back, faults())
 """
 
 PEAK = """
-import resource, torch
+import torch
 from wnlib import ConvPoolCNNC, data_dependent_init
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from wnlib.bench.around import peak_mb
 
 model = ConvPoolCNNC("{norm}", 24)
 data_dependent_init(model, torch.randn(8, 3, 32, 32))
 images = torch.randn(1000, 3, 32, 32)
-before = peak()
+before = peak_mb()
 data_dependent_init(model, images)
-print(peak() - before)
+print(peak_mb() - before)
 """
 
 
@@ -55,6 +53,6 @@ def test_what_a_step_frees_is_kept_for_the_next():
 @linux
 @pytest.mark.parametrize("norm", ["wn", "bn", "wn_mobn"])
 def test_init_holds_few_copies_of_a_layer(norm):
-    layer = 1000 * 24 * 32 * 32 * 4 / 2**20  # MB, fp32
+    layer = 1000 * 24 * 32 * 32 * 4 / 1e6  # MB, fp32
     [grown] = _printed(PEAK.format(norm=norm))
     assert layer < grown < 6 * layer

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,11 +84,17 @@ def first_step(full: bool, width: int, device: str, started: float) -> None:
     for _ in range(9):
         next(way)
     wait(where)
+    print(json.dumps({"first_step_s": seconds, "peak_mb": peak_mb()}))
+
+
+def peak_mb() -> float | None:
+    """This process's peak of memory in MB; None where that is not known."""
+    if sys.platform == "linux":  # whose ru_maxrss begins with the peak of the parent
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if "VmHWM" in line)
     try:
         import resource
     except ImportError:  # Windows
-        peak = None
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    print(json.dumps({"first_step_s": seconds, "peak_mb": peak}))
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
