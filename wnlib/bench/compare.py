@@ -29,7 +29,10 @@ def compare_steps(
     workers: int = 2,
     say: Say = lambda text: None,
 ) -> dict[str, float]:
-    """A full step with weight norm, beside that of the usual script; images a second of each."""
+    """A full step with weight norm, beside that of the usual script; images a second of each.
+
+    Both in this process, so the memory that `wnlib.step.keep_memory` keeps is there for both.
+    """
     recipe = Recipe.paper(Norm.WN).scaled(width=width)
     ways = {
         "plain": baseline.steps(width, data, device, BATCH, workers),
