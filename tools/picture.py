@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    runs = load_runs(ROOT / "book" / "runs" / "width24-paper-20")
+    runs = load_runs(ROOT / "book" / "runs" / "width24-paper-40")
     plot = plot_test_error(runs, "Five normalizations, one network, CIFAR-10")
     for theme in ("light", "dark"):
         plot.save(ROOT / "book" / "_static" / f"five-curves-{theme}.png", theme)

@@ -43,7 +43,7 @@ def _report(out: Path) -> list[Plan]:
 
 
 def _ablation(out: Path) -> list[Plan]:
-    """Weight norm, 20 epochs: the paper's recipe without decay; on [0, 1]; there with less noise."""
+    """Weight norm, 20 epochs: paper's recipe without decay; on [0, 1]; there with less noise."""
     [plan] = plan_grid(out / "width24-paper-20-ablation", norms=(Norm.WN,), width=24, epochs=20)
     changes: dict[str, dict[str, Any]] = {
         "constant-rate": {"decay_from": 1.0},
