@@ -29,9 +29,10 @@ def test_what_is_read_off_is_what_was_measured(show: Show, initialization: Initi
     layer(page).fill("4")
     found = initialization.data["after"]["set"][5][4]
     mean, std = np.array(found["mean"]) / 100, np.array(found["std"]) / 100
-    text = page.locator(".read").inner_text()
     assert SIZES[5] == 500
-    assert f"Layer {LAYERS[4]} on 500 other images" in text
+    read = page.locator(".read")
+    expect(read).to_contain_text(f"Layer {LAYERS[4]} on 500 other images")
+    text = read.inner_text()
     assert f"typically {np.square(mean).mean() ** 0.5:.2f} off" in text
     assert f"between {std.min():.2f} and {std.max():.2f}." in text
 
