@@ -15,6 +15,7 @@ from wnlib.bench import baseline
 from wnlib.bench.compare import BATCH
 from wnlib.bench.timing import Say, ratio, steps, take_turns, wait
 from wnlib.data import Cifar10, load_cifar10
+from wnlib.init import data_dependent_init
 from wnlib.inputs import ZCA, prepare, symmetric
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
@@ -77,7 +78,9 @@ def first_step(full: bool, width: int, device: str, started: float) -> None:
     where = find_device(device)
     recipe = Recipe.paper(Norm.WN_MOBN).scaled(width=width)
     images, _test = (x.to(where) for x in prepare(data, recipe.inputs))
-    way = steps(build(recipe), recipe, images, data.train_labels.to(where))
+    model = build(recipe).to(where, memory_format=torch.channels_last)
+    data_dependent_init(model, images[torch.randperm(len(images))[: recipe.init_images]])
+    way = steps(model, recipe, images, data.train_labels.to(where))
     next(way)
     wait(where)
     seconds = time.time() - started
