@@ -38,8 +38,8 @@ def _paper(out: Path) -> list[Plan]:
 
 
 def _report(out: Path) -> list[Plan]:
-    """The five configurations, 20 epochs of the report's recipe."""
-    return plan_grid(out / "width24-report-20", recipes=("report",), width=24, epochs=20)
+    """The five configurations, 40 epochs of the report's recipe."""
+    return plan_grid(out / "width24-report-40", recipes=("report",), width=24, epochs=40)
 
 
 def _ablation(out: Path) -> list[Plan]:
