@@ -2,13 +2,14 @@
 
 from contextlib import nullcontext
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import wnlib.graph
 from wnlib import Recipe, train
-from wnlib.graph import WARM_UP, Steps, obstacle
+from wnlib.graph import WARM_UP, Steps, obstacle, put_right
 from wnlib.step import build, build_optimizer, set_rates, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -145,6 +146,24 @@ def test_obstacles(monkeypatch):
         assert obstacle(CUDA) == expected
 
 
+def test_a_capture_that_fails_is_put_right(monkeypatch):
+    """Without a GPU: what is asked of torch, whose own part only a GPU shows (below)."""
+    asked = []
+    stream = SimpleNamespace(device=torch.device("cuda", 1))
+    taken = SimpleNamespace(graphsafe_set_state=lambda state: asked.append(("state", state)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda s: asked.append(("stream", s)))
+    monkeypatch.setattr(torch.cuda, "default_generators", [None, taken])
+    fresh = SimpleNamespace(graphsafe_get_state=lambda: "fresh")
+    monkeypatch.setattr(torch, "Generator", lambda device: {stream.device: fresh}[device])
+    with put_right():
+        pass
+    assert asked == []
+    with pytest.raises(RuntimeError, match="capturing"), put_right():
+        raise RuntimeError("capturing")
+    assert asked == [("stream", stream), ("state", "fresh")]
+
+
 def test_a_learning_rate_on_the_device_stays_where_it_is():
     model = torch.nn.Linear(2, 1)
     rate = torch.tensor(1.0)
@@ -156,7 +175,25 @@ def test_a_learning_rate_on_the_device_stays_where_it_is():
     assert group["betas"] == (0.5, 0.999)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+
+
+@on_a_gpu
+def test_training_goes_on_after_a_capture_that_fails(tiny, monkeypatch):
+    def asks(*parts):
+        loss, logits = training_step(*parts)
+        loss.item()  # what no graph can hold
+        return loss, logits
+
+    recipe = RECIPE.scaled(epochs=20)
+    stream = torch.cuda.current_stream()
+    monkeypatch.setattr(wnlib.graph, "training_step", asks)
+    rows = list(train(recipe, tiny, device="cuda"))
+    assert rows[-1].train_loss < rows[0].train_loss
+    assert torch.cuda.current_stream() == stream
+
+
+@on_a_gpu
 def test_a_graph_is_captured_and_learns(tiny):
     rows = list(train(RECIPE.scaled(epochs=20), tiny, device="cuda"))
     assert rows[-1].train_loss < rows[0].train_loss

@@ -109,7 +109,7 @@ class Graph:
         self.x, self.y = x.clone(), y.clone()
         self.graph = torch.cuda.CUDAGraph()
         optimizer.zero_grad(set_to_none=True)  # the gradients will lie in the graph's own memory
-        with torch.cuda.graph(self.graph):
+        with put_right(), torch.cuda.graph(self.graph):
             self.out = training_step(model, optimizer, scaler, self.x, self.y)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,6 +128,20 @@ def aside() -> Iterator[None]:
     with torch.cuda.stream(side):
         yield
     here.wait_stream(side)
+
+
+@contextmanager
+def put_right() -> Iterator[None]:
+    """What a capture that fails leaves in torch: its stream is current still, and the generator
+    waits for its end, which never comes, and draws no more. Another state takes the place."""
+    here = torch.cuda.current_stream()
+    try:
+        yield
+    except RuntimeError:
+        torch.cuda.set_stream(here)
+        generator = torch.cuda.default_generators[here.device.index]
+        generator.graphsafe_set_state(torch.Generator(here.device).graphsafe_get_state())
+        raise
 
 
 def obstacle(device: torch.device) -> str | None:
