@@ -23,6 +23,7 @@ from wnlib.runs import RunError
 
 ROOT = Path(__file__).parent.parent
 SWEPT = (Norm.NONE, Norm.WN, Norm.BN, Norm.WN_MOBN)
+CLOSE = (Norm.WN, Norm.MOBN, Norm.BN, Norm.WN_MOBN)
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 HOT = (0.003,)
 
@@ -35,6 +36,12 @@ def _five(out: Path) -> list[Plan]:
 def _paper(out: Path) -> list[Plan]:
     """The five configurations, 40 epochs of the paper's schedule."""
     return plan_grid(out / "width24-paper-40", width=24, epochs=40)
+
+
+def _seeds(out: Path) -> list[Plan]:
+    """As `five`, but for the normal one, from two more seeds."""
+    folder = out / "width24-paper-20-seeds"
+    return plan_grid(folder, seeds=(1, 2), norms=CLOSE, width=24, epochs=20)
 
 
 def _report(out: Path) -> list[Plan]:
@@ -94,7 +101,7 @@ def _bench(out: Path) -> list[Plan]:
 
 EXPERIMENTS = {
     f.__name__[1:]: f
-    for f in (_five, _paper, _report, _ablation, _sweep, _exp, _hot, _noise, _bench)
+    for f in (_five, _paper, _seeds, _report, _ablation, _sweep, _exp, _hot, _noise, _bench)
 }
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {

@@ -27,8 +27,8 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
     One pass over one minibatch, with noise and dropout as in training, layer after layer: each
     linear or convolutional layer divides its scale by σ[t] and, where it has a bias, sets it to
     −μ[t]/σ[t]. A weight-normalized layer changes g and keeps v; a plain one changes its weights.
-    Mean-only BN after a layer takes over the centring: its offset and the layer's bias start at
-    zero and its running mean at μ[t]/σ[t]. Batch norm normalises by itself: the layer before it is
+    Mean-only BN after a layer takes over the centering: its offset and the layer's bias start at
+    zero and its running mean at μ[t]/σ[t]. Batch norm normalizes by itself: the layer before it is
     left as it is, γ = 1, β = 0, and the running statistics are those of the minibatch.
 
     Args:

@@ -36,7 +36,7 @@ class Norm(StrEnum):
 
     @property
     def mean_only(self) -> bool:
-        """Whether the layers' outputs are centred over the minibatch, without being scaled."""
+        """Whether the layers' outputs are centered over the minibatch, without being scaled."""
         return self in (Norm.MOBN, Norm.WN_MOBN)
 
 
@@ -96,7 +96,7 @@ class WeightNorm(nn.Module):
 
 
 class _Scaled(torch.autograd.Function):
-    """w = g v / ‖v‖ with its gradients as eq. 2 has them; ‖v‖ over `dims`, g with ones there.
+    """w = g v / ‖v‖ with its gradients (eq. 3); ‖v‖ over `dims`, g with ones there.
 
     Autograd finds the same gradients, in twice the time. Where v is zero, 1 stands in for ‖v‖:
     w is zero there, and the gradients are finite.
@@ -177,9 +177,9 @@ def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
 
 
 class MeanOnlyBatchNorm(nn.Module):
-    """t̃ = t − μ[t] + b over the minibatch (Section 4): centred like BN, never scaled.
+    """t̃ = t − μ[t] + b over the minibatch (Section 4): centered like BN, never scaled.
 
-    In training μ is the minibatch mean of each channel, and its gradient centres ∇_t L (eq. 8);
+    In training μ is the minibatch mean of each channel, and its gradient centers ∇_t L (eq. 8);
     in evaluation a running average takes its place.
 
     Precision: means are taken and kept in fp32 (or the input's type, if wider); the output has the

@@ -73,7 +73,7 @@ def block(
     """One layer in one of the five configurations: layer, normalization, leaky ReLU.
 
     Args:
-        layer: fresh, with a bias; a normalization that centres takes the bias over.
+        layer: fresh, with a bias; a normalization that centers takes the bias over.
         norm: the configuration.
         slope: of the leaky ReLU below zero; None for no activation.
         bn_eps: added to batch norm's variance.
@@ -100,7 +100,7 @@ def block(
 
 
 class ConvPoolCNNC(nn.Sequential):
-    """ConvPool-CNN-C as the paper changed it (Section 5.1) and the report drew it (Section J).
+    """ConvPool-CNN-C as the paper changed it (Section 5.1) and the report drew it (Section 6.J).
 
     Input noise, three 3×3 convolutions, max-pooling, dropout, three 3×3 convolutions of twice the
     width, max-pooling, dropout, a 3×3 convolution without padding, two 1×1 convolutions, global

@@ -56,9 +56,9 @@ def train(
     Only one training is at work in a folder: a second process is refused, and within a process the
     latest goes on where the one before gave way.
 
-    A run ends early, as diverged, after an epoch with which no network goes on: its training loss
-    is not a number or ten times that of a guess, its test loss is not finite (some of the network's
-    answers are none), or its gradients overflow fp16 so steadily that the scaler skips every step.
+    A run ends early, as diverged, after an epoch from which no network recovers: its training loss
+    is not a number or ten times that of a guess, its test loss is not finite (some of its answers
+    are not numbers), or its gradients overflow fp16 so steadily that the scaler skips every step.
     The epoch is recorded with what is known of it.
 
     Precision: autocast to bf16 where the hardware has it, to fp16 with a gradient scaler on older
