@@ -5,23 +5,21 @@ import sys
 
 import pytest
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc and /proc")
 
-FAULTS = """
+LEFT = """
 import resource, torch
 from wnlib.step import keep_memory
 
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        [torch.ones(5_000_000) for _ in range(4)]  # 20 MB each
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def resident():
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
-faults()
-given_back = faults()
-keep_memory()
-faults()
-print(given_back, faults())
+if {keep}:
+    keep_memory()
+before = resident()
+[torch.ones(5_000_000) for _ in range(4)]  # 20 MB each, freed together
+print(resident() - before)
 """
 
 PEAK = """
@@ -45,9 +43,10 @@ def _printed(code: str) -> list[float]:
 
 @linux
 def test_what_a_step_frees_is_kept_for_the_next():
-    given_back, kept = _printed(FAULTS)
-    assert given_back > 10_000
-    assert kept < 100
+    [left] = _printed(LEFT.format(keep=False))
+    [kept] = _printed(LEFT.format(keep=True))
+    assert left < 10
+    assert kept > 70
 
 
 @linux
