@@ -25,6 +25,13 @@ FINISH_TRANSITIONS = (
 )
 
 
+def redrawn(page: Page) -> None:
+    """Wait for all that was asked for by now: a figure draws anew with the next frame."""
+    page.evaluate(
+        "() => new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))"
+    )
+
+
 def accessibility(page: Page, *, colours_only: bool = False) -> list[str]:
     """What axe-core calls serious or critical; only its look at colours, if so wished."""
     page.evaluate(MARK_REPEATED_CODE)

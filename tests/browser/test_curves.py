@@ -34,6 +34,7 @@ def made(norm: str, errors: list[float], state: str = "finished", **changes: obj
 
 def ranking(page: Page) -> list[list[str]]:
     """The table at the cursor."""
+    checks.redrawn(page)
     rows = page.locator(".below tbody tr").all()
     return [[cell.strip() for cell in row.locator("td").all_inner_texts()] for row in rows]
 
@@ -87,6 +88,7 @@ def test_the_cursor_moves_by_keyboard_mouse_and_touch(show: Show, report: list[R
     expect(head).to_have_text("at epoch 200")
     box = page.locator("figure svg[role=img]").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
+    checks.redrawn(page)
     middle = int(head.inner_text().removeprefix("at epoch "))
     assert 80 < middle < 160
     page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 100)
@@ -178,11 +180,13 @@ def test_a_diverged_run_says_so_where_it_leaves(show: Show) -> None:
 )
 def test_little_and_broken(show: Show, runs: list[Run]) -> None:
     page = show(FiveCurves(runs, log=True, window=21))
+    checks.redrawn(page)
     assert page.locator(".message").count() or page.locator(".below tbody tr").count()
     for control in page.locator("figure input").all():
         if control.is_visible() and control.is_enabled():
             control.press("End" if control.get_attribute("type") == "range" else "Space")
     expect(page.get_by_role("button", name="Reset")).to_be_visible()
+    checks.redrawn(page)
     assert "could not be drawn" not in page.locator("body").inner_text()
 
 
@@ -227,6 +231,7 @@ def test_rows_appear_while_a_run_trains(show: Show, context: BrowserContext) -> 
             figure.add(run.recipe, row)
             page.evaluate("data => model.set('data', data)", figure.data)
             shown = f"at epoch {row.epoch if norm == 'wn' else 4}"
+            checks.redrawn(page)
             expect(page.locator(".below thead th").first).to_have_text(shown)
             ticks = page.locator("svg[role=img] text[text-anchor=middle]").all_text_contents()
             widths.add(tuple(ticks[: ticks.index("epoch")]))

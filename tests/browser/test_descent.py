@@ -15,6 +15,7 @@ Show = Callable[[Figure], Page]
 
 def table(page: Page) -> dict[str, list[str]]:
     """Curvature's table: name of a row to its two cells."""
+    checks.redrawn(page)
     rows = page.locator("figure tbody tr").all()
     return {r.locator("th").inner_text(): r.locator("td").all_inner_texts() for r in rows}
 
@@ -65,6 +66,7 @@ def test_the_start_is_dragged_and_moved_by_keys(show: Show) -> None:
     start = handle(page, "Start")
     drag(page, start, 60, 90)
     expect(start).not_to_have_attribute("aria-label", "Start at 0.2, 1.2; the arrow keys move it")
+    checks.redrawn(page)
     before = start.get_attribute("aria-label")
     page.keyboard.press("ArrowLeft")
     expect(start).not_to_have_attribute("aria-label", before)

@@ -11,6 +11,8 @@ from wnlib import BatchNoise, Initialization, load_cifar10
 from wnlib.widgets.base import Figure
 from wnlib.widgets.initialization import LAYERS, SIZES
 
+from . import checks
+
 Show = Callable[[Figure], Page]
 
 
@@ -44,6 +46,7 @@ def test_a_bar_for_every_unit(show: Show, initialization: Initialization) -> Non
     expect(page.locator("rect.raw")).to_have_count(units)
     page.get_by_label("batch norm", exact=True).check()
     expect(page.locator("rect.raw")).to_have_count(0)  # it needs no initialization
+    checks.redrawn(page)
     heights = {bar.get_attribute("height") for bar in page.locator("rect.unit").all()[:40:5]}
     assert len({round(float(h), 3) for h in heights}) == 1
     expect(page.get_by_text("Set by the minibatch: nothing; every")).to_be_visible()
@@ -81,6 +84,7 @@ def show_without_picture(show: Show, figure: Figure) -> Page:
 
 def numbers(page: Page) -> dict[str, list[float]]:
     """The table of BatchNoise: n times variance and kurtosis, each with its first order."""
+    checks.redrawn(page)
     return {
         row.locator("th").inner_text(): [
             float(text.strip("()"))

@@ -9,6 +9,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 from wnlib import Recipe, Run, Smoothing, load_runs
 from wnlib.runs import Row, smooth
 
+from . import checks
+
 RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
 
 
@@ -24,10 +26,9 @@ def test_the_end_bends_less_with_the_degree(context: BrowserContext) -> None:
     page = shown(context, Smoothing(report, norm="mobn"))
     read = page.locator(".read")
     errors = 100 * report[2].column("test_error")
-    frame = "() => new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))"
     for degree in (10, 3, 1):
         page.get_by_role("slider", name="Degree").fill(str(degree))
-        page.evaluate(frame)
+        checks.redrawn(page)
         end = smooth(errors, 51, degree)[-1]
         found = re.match(r"Epoch 200: recorded 22.36 %, smoothed ([\d.]+) %", read.inner_text())
         # In wide windows scipy loses digits above degree 5.
