@@ -38,9 +38,14 @@ def _paper(out: Path) -> list[Plan]:
 
 
 def _seeds(out: Path) -> list[Plan]:
-    """As `five`, from two more seeds."""
-    folder = out / "width24-paper-20-seeds"
-    return plan_grid(folder, seeds=(1, 2), width=24, epochs=20)
+    """As `five` and `paper`, from two more seeds."""
+    return [
+        plan._replace(name=f"{epochs} epochs/{plan.name}")
+        for epochs in (20, 40)
+        for plan in plan_grid(
+            out / f"width24-paper-{epochs}-seeds", seeds=(1, 2), width=24, epochs=epochs
+        )
+    ]
 
 
 def _report(out: Path) -> list[Plan]:
