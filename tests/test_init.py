@@ -435,3 +435,22 @@ def test_odd_modules_survive_success_and_failure():
         data_dependent_init(model, torch.randn(8, 5).double())
     assert_unchanged(model, before)
     assert model[0].notes == ["kept"]
+
+
+def test_a_frozen_scale_starts_as_a_divided_weight_does_and_is_not_trained():
+    images = torch.randn(50, 3, 32, 32)
+    outputs = {}
+    for plain in ("divided", "frozen"):
+        torch.manual_seed(0)
+        model = ConvPoolCNNC(Norm.NONE, 4, plain=plain)
+        torch.manual_seed(1)
+        data_dependent_init(model, images)
+        outputs[plain] = model.eval()(images)
+    torch.testing.assert_close(outputs["frozen"], outputs["divided"])
+    layer = model.conv2.layer
+    drawn = layer.parametrizations.weight.original
+    assert drawn.std().item() == pytest.approx(0.05, rel=0.3)
+    g = layer.parametrizations.weight[0].g
+    assert g.flatten()[0] != 1
+    torch.testing.assert_close(layer.weight, g * drawn)
+    assert "parametrizations.weight.0.g" in dict(layer.named_buffers())

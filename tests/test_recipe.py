@@ -23,6 +23,7 @@ def test_paper_is_the_papers(norm):
         "name": "paper",
         "width": 96,
         "scale": "linear",
+        "plain": "frozen" if norm is Norm.NONE else "divided",
         "inputs": "zca",
         "noise": "gaussian",
         "sigma": 0.15,
@@ -51,7 +52,9 @@ def test_report_is_the_reports(norm):
         "decay_from": 1.0,
         "adam_eps": 1e-8,
         "bn_eps": 1e-3,
-    } | ({} if norm in (Norm.WN, Norm.WN_MOBN) else {"init_images": 0})
+        **({} if norm in (Norm.WN, Norm.WN_MOBN) else {"init_images": 0}),
+        **({"plain": "divided"} if norm is Norm.NONE else {}),
+    }
     assert {Recipe.report(norm).lr_at(e) for e in range(200)} == {0.001}
     assert {Recipe.report(norm).beta1_at(e) for e in range(200)} == {0.9}
 

@@ -27,14 +27,29 @@ RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 HOT = (0.003,)
 
 
+def _divided(plans: list[Plan]) -> list[Plan]:
+    """The same, where "normal" divides its weights: so it was when these were recorded."""
+    normal = [plan.recipe.norm is Norm.NONE for plan in plans]
+    return [
+        plan._replace(recipe=plan.recipe.scaled(plain="divided")) if bare else plan
+        for plan, bare in zip(plans, normal, strict=True)
+    ]
+
+
 def _five(out: Path) -> list[Plan]:
     """The five configurations, 20 epochs of the paper's schedule."""
-    return plan_grid(out / "width24-paper-20", width=24, epochs=20)
+    return _divided(plan_grid(out / "width24-paper-20", width=24, epochs=20))
 
 
 def _paper(out: Path) -> list[Plan]:
     """The five configurations, 40 epochs of the paper's schedule."""
-    return plan_grid(out / "width24-paper-40", width=24, epochs=40)
+    return _divided(plan_grid(out / "width24-paper-40", width=24, epochs=40))
+
+
+def _full(out: Path) -> list[Plan]:
+    """The five configurations at the paper's width, 40 epochs of its schedule: 7 hours and more."""
+    norms = (Norm.WN_MOBN, Norm.NONE, Norm.WN, Norm.BN, Norm.MOBN)
+    return plan_grid(out / "width96-paper-40", norms=norms, width=96, epochs=40)
 
 
 def _seeds(out: Path) -> list[Plan]:
@@ -42,8 +57,8 @@ def _seeds(out: Path) -> list[Plan]:
     return [
         plan._replace(name=f"{epochs} epochs/{plan.name}")
         for epochs in (20, 40)
-        for plan in plan_grid(
-            out / f"width24-paper-{epochs}-seeds", seeds=(1, 2), width=24, epochs=epochs
+        for plan in _divided(
+            plan_grid(out / f"width24-paper-{epochs}-seeds", seeds=(1, 2), width=24, epochs=epochs)
         )
     ]
 
@@ -76,7 +91,7 @@ def _ablation(out: Path) -> list[Plan]:
 def _sweep(out: Path) -> list[Plan]:
     """Five learning rates for four configurations, 6 epochs."""
     folder = out / "width24-paper-6-lr"
-    return plan_grid(folder, norms=SWEPT, lrs=RATES, width=24, epochs=6)
+    return _divided(plan_grid(folder, norms=SWEPT, lrs=RATES, width=24, epochs=6))
 
 
 def _exp(out: Path) -> list[Plan]:
@@ -105,7 +120,7 @@ def _bench(out: Path) -> list[Plan]:
 
 EXPERIMENTS = {
     f.__name__[1:]: f
-    for f in (_five, _paper, _seeds, _report, _ablation, _sweep, _exp, _hot, _noise, _bench)
+    for f in (_five, _paper, _full, _seeds, _report, _ablation, _sweep, _exp, _hot, _noise, _bench)
 }
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm as TorchWeightNorm
 
-from wnlib.layers import MeanOnlyBatchNorm, WeightNorm
+from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, WeightNorm
 
 PART = 50  # images that are worked on at once
 
@@ -26,7 +26,8 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
 
     One pass over one minibatch, with noise and dropout as in training, layer after layer: each
     linear or convolutional layer divides its scale by σ[t] and, where it has a bias, sets it to
-    −μ[t]/σ[t]. A weight-normalized layer changes g and keeps v; a plain one changes its weights.
+    −μ[t]/σ[t]. A weight-normalized layer changes g and keeps v, and so does one with a
+    frozen scale; a plain one changes its weights.
     Mean-only BN after a layer takes over the centering: its offset and the layer's bias start at
     zero and its running mean at μ[t]/σ[t]. Batch norm normalizes by itself: the layer before it is
     left as it is, γ = 1, β = 0, and the running statistics are those of the minibatch.
@@ -182,6 +183,8 @@ class _InitHooks:
         steps = layer.parametrizations.weight
         if len(steps) == 1 and isinstance(steps[0], WeightNorm | TorchWeightNorm):
             return steps.original0
+        if len(steps) == 1 and isinstance(steps[0], FrozenScale):
+            return steps[0].g
         raise TypeError(f"{name}: the weight has a parametrization other than weight normalization")
 
     @staticmethod

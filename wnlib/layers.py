@@ -176,6 +176,27 @@ def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
     return module
 
 
+class FrozenScale(nn.Module):
+    """w = g W as a parametrization: one g an output unit, set by initialization, not trained.
+
+    The "normal" network of the paper's released code: W stays as drawn, so that Adam, whose steps
+    have the length of its rate, moves w by g times that.
+    """
+
+    g: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        shape = (len(weight), *[1] * (weight.ndim - 1))
+        self.register_buffer("g", torch.ones(shape))  # (units, 1, …)
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w * self.g
+
+    def right_inverse(self, w: Tensor) -> Tensor:
+        return w / self.g
+
+
 class MeanOnlyBatchNorm(nn.Module):
     """t̃ = t − μ[t] + b over the minibatch (Section 4): centered like BN, never scaled.
 
@@ -274,4 +295,5 @@ def _add(t: Tensor, shift: Tensor) -> Tensor:
     """
     shift = shift.to(torch.promote_types(t.dtype, torch.float32))
     one = torch.ones_like(shift)
-    return F.batch_norm(t, torch.zeros_like(shift), one, one, shift, eps=0.0)
+    # eps must be positive in torch 2.10 to 2.12, and 1 + 1e-30 is 1.
+    return F.batch_norm(t, torch.zeros_like(shift), one, one, shift, eps=1e-30)

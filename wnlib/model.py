@@ -1,12 +1,13 @@
 """ConvPool-CNN-C in its five configurations, at any width, and the parts it is made of."""
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from wnlib.layers import MeanOnlyBatchNorm, Norm, weight_norm
+from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Norm, weight_norm
 
 
 def _like(x: Tensor, values: Tensor) -> Tensor:
@@ -69,6 +70,7 @@ def block(
     slope: float | None = 0.1,
     bn_eps: float = 1e-6,
     scale: Literal["linear", "exp"] = "linear",
+    plain: Literal["divided", "frozen"] = "divided",
 ) -> nn.Sequential:
     """One layer in one of the five configurations: layer, normalization, leaky ReLU.
 
@@ -78,6 +80,8 @@ def block(
         slope: of the leaky ReLU below zero; None for no activation.
         bn_eps: added to batch norm's variance.
         scale: weight norm's, see `weight_norm`.
+        plain: without weight norm, what data-dependent initialization sets: the weight itself, or a
+            `FrozenScale` beside it.
 
     The weights start as N(0, 0.05²), biases at zero (Section 3).
     """
@@ -87,6 +91,8 @@ def block(
     parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer)
     if norm.weight_normalized:
         weight_norm(layer, scale)
+    elif plain == "frozen":
+        parametrize.register_parametrization(layer, "weight", FrozenScale(layer.weight))
     if norm.mean_only:
         layer.register_parameter("bias", None)
         parts["norm"] = MeanOnlyBatchNorm(units)
@@ -114,6 +120,7 @@ class ConvPoolCNNC(nn.Sequential):
         slope: of the leaky ReLU below zero.
         bn_eps: batch norm's epsilon, 1e-6 in the paper's released code.
         scale: "linear" or "exp", see `weight_norm`.
+        plain: "divided" or "frozen", see `block`.
         classes: the number of outputs.
 
     Shape:
@@ -133,6 +140,7 @@ class ConvPoolCNNC(nn.Sequential):
         slope: float = 0.1,
         bn_eps: float = 1e-6,
         scale: Literal["linear", "exp"] = "linear",
+        plain: Literal["divided", "frozen"] = "divided",
         classes: int = 10,
     ) -> None:
         norm = Norm(norm)
@@ -141,10 +149,11 @@ class ConvPoolCNNC(nn.Sequential):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout lies in [0, 1), not {dropout}")
         w = width
+        options: dict[str, Any] = {"bn_eps": bn_eps, "scale": scale, "plain": plain}
 
         def conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> nn.Sequential:
             layer = nn.Conv2d(fan_in, fan_out, kernel, padding=padding)
-            return block(layer, norm, slope=slope, bn_eps=bn_eps, scale=scale)
+            return block(layer, norm, slope=slope, **options)
 
         super().__init__(
             OrderedDict(
@@ -163,9 +172,7 @@ class ConvPoolCNNC(nn.Sequential):
                 conv8=conv(2 * w, 2 * w, 1),
                 conv9=conv(2 * w, 2 * w, 1),
                 gap=GlobalAvgPool(),  # (N, 2w)
-                dense=block(
-                    nn.Linear(2 * w, classes), norm, slope=None, bn_eps=bn_eps, scale=scale
-                ),
+                dense=block(nn.Linear(2 * w, classes), norm, slope=None, **options),
             )
         )
         self.norm = norm

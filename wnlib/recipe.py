@@ -25,6 +25,7 @@ class Recipe:
     name: str = "paper"  #: where the settings come from
     width: int = 96  #: channels of the first three layers, half those of the others
     scale: Literal["linear", "exp"] = "linear"  #: weight norm's g, or s with g = exp(s) (2)
+    plain: Literal["divided", "frozen"] = "divided"  #: init divides W, or sets a g beside it
 
     inputs: Inputs = "zca"  #: symmetric, then ZCA whitening (5.1; its 1e-5 is the code's)
     noise: Literal["gaussian", "uniform"] = "gaussian"  #: on the inputs, in training (5.1)
@@ -70,10 +71,14 @@ class Recipe:
             ("inputs", get_args(Inputs)),
             ("noise", ("gaussian", "uniform")),
             ("scale", ("linear", "exp")),
+            ("plain", ("divided", "frozen")),
         ):
             self._demand(field, getattr(self, field) in choices, f"one of {', '.join(choices)}")
         exp = self.scale == "exp"
         self._demand("scale", self.norm.weight_normalized or not exp, "linear without weight norm")
+        frozen = self.plain == "frozen"
+        bare = self.norm in (Norm.NONE, Norm.MOBN)
+        self._demand("plain", bare or not frozen, "divided with weight norm or batch norm")
 
     def _demand(self, field: str, holds: bool, what: str) -> None:
         if not holds:
@@ -81,8 +86,10 @@ class Recipe:
 
     @classmethod
     def paper(cls, norm: Norm | str) -> "Recipe":
-        """The paper's settings: per configuration, only the learning rate differs (5.1)."""
-        return cls(Norm(norm), lr=0.0003 if Norm(norm) is Norm.NONE else 0.003)
+        """The paper's: "normal" alone has a lower learning rate (5.1), and a frozen g (code)."""
+        if Norm(norm) is Norm.NONE:
+            return cls(Norm.NONE, lr=0.0003, plain="frozen")
+        return cls(Norm(norm), lr=0.003)
 
     @classmethod
     def report(cls, norm: Norm | str) -> "Recipe":

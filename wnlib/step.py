@@ -64,6 +64,7 @@ def build(recipe: Recipe) -> ConvPoolCNNC:
         dropout=recipe.dropout,
         bn_eps=recipe.bn_eps,
         scale=recipe.scale,
+        plain=recipe.plain,
     )
 
 
