@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from wnlib import Run, load_cifar10
+from wnlib import load_cifar10
 from wnlib.inputs import prepare
+from wnlib.lab import Run
 from wnlib.step import build
 
 IMAGES, MINIBATCH, DRAWS, VALUES = 2000, 100, 2000, 8

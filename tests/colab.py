@@ -28,9 +28,10 @@ import ipywidgets  # noqa: E402
 import traitlets  # noqa: E402
 from figures import FIGURES  # noqa: E402
 
-from wnlib import Activations, FiveCurves, Recipe  # noqa: E402
-from wnlib.runs import Row  # noqa: E402
-from wnlib.widgets.base import Figure  # noqa: E402
+from wnlib import Recipe  # noqa: E402
+from wnlib.lab import Activations, FiveCurves  # noqa: E402
+from wnlib.lab.figures.base import Figure  # noqa: E402
+from wnlib.lab.runs import Row  # noqa: E402
 
 # What stands in the HTML is tested elsewhere, and its pictures take time.
 Figure.html = lambda self: f"<div>{type(self).__name__}</div>"

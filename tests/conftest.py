@@ -101,7 +101,7 @@ def javascript():
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node; with Debian: apt-get install nodejs")
-    folder = Path(wnlib.__file__).parent / "widgets"
+    folder = Path(wnlib.__file__).parent / "lab" / "figures"
 
     def call(script, expression, **values):
         names = ", ".join(values)

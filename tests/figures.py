@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wnlib import load_runs, widgets
 from wnlib.data import load_cifar10
-from wnlib.widgets.base import Figure
+from wnlib.lab import figures as widgets
+from wnlib.lab import load_runs
+from wnlib.lab.figures.base import Figure
 
 RUNS = Path(__file__).parent.parent / "book" / "runs"
 

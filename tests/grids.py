@@ -4,9 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from wnlib.grid import Display
+from wnlib.lab.grid import Display
+from wnlib.lab.runs import Row, Run
 from wnlib.recipe import Recipe
-from wnlib.runs import Row, Run
 
 
 class Inline(Executor):

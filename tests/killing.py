@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from wnlib import Recipe, Run, load_cifar10, train
+from wnlib import Recipe, load_cifar10, train
+from wnlib.lab import Run
 
 NAMES = ["checkpoint.pt", "history.csv", "run.json"]
 sample = load_cifar10()

@@ -11,7 +11,7 @@ import torch
 
 from wnlib import Recipe, train
 from wnlib.data import Cifar10
-from wnlib.runs import Row, RunError
+from wnlib.lab.runs import Row, RunError
 
 
 def small(norm: str = "wn", **changes: Any) -> Recipe:

@@ -5,7 +5,7 @@ python tools/picture.py
 
 from pathlib import Path
 
-from wnlib import load_runs, plot_test_error
+from wnlib.lab import load_runs, plot_test_error
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,10 +16,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from wnlib import Norm, Run, load_cifar10
+from wnlib import Norm, load_cifar10
 from wnlib.data import DataError
-from wnlib.grid import Display, Plan, plan_grid, processes, run_grid, share_of_threads
-from wnlib.runs import RunError
+from wnlib.lab import Run
+from wnlib.lab.grid import Display, Plan, plan_grid, processes, run_grid, share_of_threads
+from wnlib.lab.runs import RunError
 
 ROOT = Path(__file__).parent.parent
 SWEPT = (Norm.NONE, Norm.WN, Norm.BN, Norm.WN_MOBN)

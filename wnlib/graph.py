@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from wnlib.resume import read_generators, write_generators
+from wnlib.lab.resume import read_generators, write_generators
 from wnlib.step import autocast_type, training_step
 
 WARM_UP = 3  # plain steps before a graph is captured: kernels are chosen, memory is found

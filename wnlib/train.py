@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 import wnlib
-from wnlib.checkpoint import restore, save_checkpoint
 from wnlib.data import Cifar10
 from wnlib.graph import Steps
 from wnlib.init import data_dependent_init
 from wnlib.inputs import prepare
-from wnlib.lock import Lock
+from wnlib.lab.checkpoint import restore, save_checkpoint
+from wnlib.lab.lock import Lock
+from wnlib.lab.resume import Generators, open_run
+from wnlib.lab.runs import Row, Run
 from wnlib.recipe import Recipe
-from wnlib.resume import Generators, open_run
-from wnlib.runs import Row, Run
 from wnlib.step import (
     autocast_type,
     build,

@@ -11,7 +11,7 @@ import pytest
 from figures import FIGURES, made
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from wnlib.widgets.base import Figure
+from wnlib.lab.figures.base import Figure
 
 from .figure_page import STYLES, WINDOW, Shown, page_of, shown
 

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from wnlib import FiveCurves, Recipe, Run, load_runs
-from wnlib.runs import Row
-from wnlib.widgets.base import Figure
+from wnlib import Recipe
+from wnlib.lab import FiveCurves, Run, load_runs
+from wnlib.lab.figures.base import Figure
+from wnlib.lab.runs import Row
 
 from . import checks
 

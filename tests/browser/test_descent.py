@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from wnlib import Curvature, Geometry
-from wnlib.widgets.base import Figure
+from wnlib.lab import Curvature, Geometry
+from wnlib.lab.figures.base import Figure
 
 from . import checks
 

@@ -30,7 +30,8 @@ CELLS = {
     "set": "figure.at = 2.5\nfigure.kind = 'tanh'",
     "read": "print('slope', figure.slope, 'at', figure.at)",
     "train": """import dataclasses, time
-from wnlib import FiveCurves, Recipe, load_cifar10, train
+from wnlib import Recipe, load_cifar10, train
+from wnlib.lab import FiveCurves
 data = load_cifar10()
 few = {n: getattr(data, n)[:200] for n in ("train_images", "train_labels")}
 few |= {n: getattr(data, n)[:100] for n in ("test_images", "test_labels")}

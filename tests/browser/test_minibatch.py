@@ -7,9 +7,10 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
-from wnlib import BatchNoise, Initialization, load_cifar10
-from wnlib.widgets.base import Figure
-from wnlib.widgets.initialization import LAYERS, SIZES
+from wnlib import load_cifar10
+from wnlib.lab import BatchNoise, Initialization
+from wnlib.lab.figures.base import Figure
+from wnlib.lab.figures.initialization import LAYERS, SIZES
 
 from . import checks
 

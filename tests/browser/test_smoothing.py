@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from wnlib import Recipe, Run, Smoothing, load_runs
-from wnlib.runs import Row, smooth
+from wnlib import Recipe
+from wnlib.lab import Run, Smoothing, load_runs
+from wnlib.lab.runs import Row, smooth
 
 from . import checks
 

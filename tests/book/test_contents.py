@@ -1,0 +1,63 @@
+"""The first page's map of the chapters: all of them, with what they say of themselves."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from execute import pages
+
+BOOK = Path(__file__).parent.parent.parent / "book"
+
+
+@pytest.fixture(scope="module")
+def contents():
+    """book/contents.py, as the first page imports it."""
+    spec = importlib.util.spec_from_file_location("contents", BOOK / "contents.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "contents", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def notebook(folder, text, code="x = 1\n"):
+    cells = [
+        {"cell_type": "markdown", "source": [text]},
+        {"cell_type": "code", "source": [code]},
+    ]
+    (folder / "a.ipynb").write_text(json.dumps({"cells": cells}))
+
+
+def test_every_chapter_is_on_the_first_page():
+    book = json.loads((BOOK / "intro.ipynb").read_text())
+    html = "".join(
+        "".join(output["data"]["text/html"])
+        for cell in book["cells"]
+        for output in cell.get("outputs", [])
+        if "wn-contents" in "".join(output["data"]["text/html"])
+    )
+    linked = re.findall(r'<a href="([\w-]+)\.html">', html)
+    chapters = [p.removeprefix("book/") for p in pages() if re.match(r"book/\d", p)]
+    assert linked == [*chapters, "claims"]
+
+
+def test_a_chapter_says_it_itself(contents, tmp_path):
+    text = "# A title: of words\n\n**Running time:** at most 45 seconds on two.\n"
+    notebook(tmp_path, text + "word " * 1000, "x = 1\n\n" * 100)  # 5 minutes and 5
+    one = contents.chapter("a", tmp_path)
+    assert (one.title, one.seconds, one.minutes) == ("A title: of words", 45, 15)
+    for missing in ("# A title", "**Running time:** at most 45 seconds"):
+        notebook(tmp_path, missing)
+        with pytest.raises(AssertionError, match=r"a (has|does not say)"):
+            contents.chapter("a", tmp_path)
+
+
+def test_titles_are_text(contents):
+    one = contents.Chapter("02-a", "<b>&", 5, 30)
+    html = contents.Contents([one], {"02-a": "<i>"})._repr_html_()
+    assert "<td>2</td>" in html
+    assert "&lt;b&gt;&amp;" in html
+    assert "&lt;i&gt;" in html

@@ -1,0 +1,53 @@
+"""The recorded experiments are those that the command would record again."""
+
+import subprocess
+import sys
+
+import pytest
+from record import EXPERIMENTS, ROOT, main
+
+from wnlib.lab import Run
+
+BOOK = ROOT / "book"
+UNKEPT = {"noise"}  # its networks are measured, and not kept
+BEGUN = {"full"}  # hours long: recorded one run after the other
+
+
+def test_every_recorded_run_is_one_of_an_experiment():
+    recorded = {p.parent for p in (BOOK / "runs").glob("**/run.json")}
+    recorded = {p for p in recorded if "report-2019" not in p.parts}
+    kept = [name for name in EXPERIMENTS if name not in UNKEPT]
+    plans = [plan for name in kept for plan in EXPERIMENTS[name](BOOK / "runs")]
+    missing = {plan.folder for plan in plans} - recorded
+    assert missing <= {p.folder for name in BEGUN for p in EXPERIMENTS[name](BOOK / "runs")}
+    assert recorded <= {plan.folder for plan in plans}
+    for plan in plans:
+        if plan.folder in missing:
+            continue
+        run = Run.load(plan.folder)
+        assert run.recipe == plan.recipe
+        assert run.state != "interrupted", plan.folder
+        assert run.provenance["data"]["name"] == "full"
+        assert "dirty" not in run.provenance["commit"]
+
+
+def test_records_of_measurements_are_there():
+    for name in ("noise", "bench"):
+        assert (BOOK / "records" / f"{name}.json").is_file()
+
+
+def test_what_it_says(tmp_path, capsys):
+    assert main([]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(EXPERIMENTS)
+    with pytest.raises(SystemExit) as stop:
+        main(["nothing"])
+    assert stop.value.code == 2
+    assert main(["sweep", "--jobs", "0", "--out", str(tmp_path)]) == 2
+    assert "jobs is a whole number" in capsys.readouterr().err
+
+
+def test_noise_of_no_run_is_one_line(tmp_path):
+    command = [sys.executable, BOOK / "noise.py", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,57 @@
+"""What a step keeps, and what it takes."""
+
+import subprocess
+import sys
+
+import pytest
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc and /proc")
+
+LEFT = """
+import resource, torch
+from wnlib.step import keep_memory
+
+def resident():
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+if {keep}:
+    keep_memory()
+before = resident()
+[torch.ones(5_000_000) for _ in range(4)]  # 20 MB each, freed together
+print(resident() - before)
+"""
+
+PEAK = """
+import torch
+from wnlib import ConvPoolCNNC, data_dependent_init
+from wnlib.lab.bench.around import peak_mb
+
+model = ConvPoolCNNC("{norm}", 24)
+data_dependent_init(model, torch.randn(8, 3, 32, 32))
+images = torch.randn(1000, 3, 32, 32)
+before = peak_mb()
+data_dependent_init(model, images)
+print(peak_mb() - before)
+"""
+
+
+def _printed(code: str) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+@linux
+def test_what_a_step_frees_is_kept_for_the_next():
+    [left] = _printed(LEFT.format(keep=False))
+    [kept] = _printed(LEFT.format(keep=True))
+    assert left < 10
+    assert kept > 70
+
+
+@linux
+@pytest.mark.parametrize("norm", ["wn", "bn", "wn_mobn"])
+def test_init_holds_few_copies_of_a_layer(norm):
+    layer = 1000 * 24 * 32 * 32 * 4 / 1e6  # MB, fp32
+    [grown] = _printed(PEAK.format(norm=norm))
+    assert layer < grown < 6 * layer

@@ -1,0 +1,357 @@
+"""The benchmark: what it measures, in which turns, and what it makes of the numbers."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from wnlib import Norm, Recipe, graph
+from wnlib.lab import bench
+from wnlib.lab.bench import around, baseline, compare, timing
+from wnlib.lab.bench.profile import GROUPS, group_of, profile_steps
+from wnlib.lab.bench.text import bench_text
+from wnlib.lab.cli import main
+from wnlib.step import build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+CONFIGURATIONS = list(map(str, Norm))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(compare, "TURN", 1)
+    monkeypatch.setattr(compare, "BATCHES", (3, 7, 1000))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is told to go on."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def way(name, seconds, log):
+        for each in seconds:
+            log.append(name)
+            now[0] += each
+            yield
+
+    return way
+
+
+# --- turns
+
+
+def test_ways_take_turns_and_warm_up_unseen(clock):
+    log = []
+    ways = {
+        "a": clock("a", [100.0] * 3 + [50.0, 1.0, 3.0] + [50.0, 5.0, 7.0], log),
+        "b": clock("b", [100.0] * 3 + [50.0, 2.0, 2.0] + [50.0, 4.0, 4.0], log),
+    }
+    said = []
+    seconds = timing.take_turns(ways, CPU, rounds=2, block=2, say=said.append)
+    assert "".join(log) == "aaabbb" * 3
+    assert seconds == {"a": [2.0, 6.0], "b": [2.0, 4.0]}
+    assert said == ["round 0 of 2", "round 1 of 2", "round 2 of 2"]
+
+
+def test_ratio_is_of_the_same_round():
+    assert timing.ratio([1.0, 20.0, 9.0], [1.0, 10.0, 3.0]) == 2.0
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        timing.ratio([1.0], [1.0, 2.0])
+
+
+def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(graph, "training_step", lambda *step: seen.append(step[3:]))
+    recipe = Recipe.paper("wn").scaled(width=2, batch_size=10)
+    images, labels = timing.inputs(tiny, CPU)
+    way = timing.steps(build(recipe), recipe, images, labels)
+    for _ in range(8):
+        next(way)
+    for epoch in (seen[:4], seen[4:]):
+        x, y = (torch.cat(parts) for parts in zip(*epoch, strict=True))
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        rows = torch.cdist(x.flatten(1), images.flatten(1)).argmin(1).tolist()
+        assert sorted(rows) == list(range(40))
+        assert torch.equal(labels[rows], y)
+    assert not torch.equal(seen[0][0], seen[4][0])
+
+
+def test_steps_change_the_model(tiny):
+    recipe = Recipe.paper("wn_mobn").scaled(width=2)
+    model = build(recipe)
+    before = [p.clone() for p in model.parameters()]
+    next(timing.steps(model, recipe, *timing.inputs(tiny, CPU)))
+    assert any(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+# --- the usual script
+
+
+def test_usual_script_has_the_same_network(tiny):
+    theirs, ours = baseline.network(3), build(Recipe.paper("wn").scaled(width=3))
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(theirs.eval()(x), ours.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_usual_script_sees_the_images(tiny):
+    batches = baseline.loader(tiny, 7, workers=0)
+    assert isinstance(batches, DataLoader)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert sorted(y.tolist()) == sorted(tiny.train_labels.tolist())
+    expected = tiny.train_images.double() / 127.5 - 1
+    torch.testing.assert_close(x.double().mean(), expected.mean(), rtol=1e-5, atol=0)
+    way = baseline.steps(2, tiny, CPU, batch=7, workers=0)
+    for _ in range(7):  # beyond an epoch
+        next(way)
+
+
+# --- sections
+
+
+def test_bench_compares_steps(tiny, monkeypatch):
+    monkeypatch.setattr(
+        compare, "take_turns", lambda *a: {"plain": [0.3, 0.1], "wnlib": [0.1, 0.1]}
+    )
+    row = compare.compare_steps(2, tiny, CPU)
+    assert row == pytest.approx({"width": 2, "plain": 500, "wnlib": 1000, "ratio": 2})
+
+
+def test_bench_compares_configurations(tiny, monkeypatch):
+    ways = {}
+
+    def turns(given, device, rounds, block, say):
+        ways.update(given)
+        say("round 1 of 1")
+        return {name: [0.001 * (i + 1)] for i, name in enumerate(given)}
+
+    monkeypatch.setattr(compare, "take_turns", turns)
+    said = []
+    row = compare.compare_configurations(4, tiny, CPU, batch=5, say=said.append)
+    assert list(ways) == [*CONFIGURATIONS, "torch_wn"]
+    assert said == ["width 4, 5 images a step: round 1 of 1"]
+    assert (row["width"], row["batch"]) == (4, 5)
+    assert row["ms"] == pytest.approx({name: i + 1 for i, name in enumerate(ways)})
+    assert row["over_none"] == pytest.approx({name: i + 1 for i, name in enumerate(ways)})
+    for way in ways.values():
+        next(way)  # each is a step that runs
+
+
+@pytest.fixture(scope="module")
+def measured(tiny):
+    """Every section but data, at the smallest size, and what was said meanwhile."""
+    said = []
+    sections = [name for name in bench.SECTIONS if name != "data"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "TURN", 1)
+        patch.setattr(compare, "BATCHES", (3, 1000))
+        result = bench.bench(tiny, CPU, sections, widths=[2], rounds=1, say=said.append)
+    return result, said
+
+
+def numbers(value):
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers(each)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_bench_says_where_it_was_and_is_json(measured):
+    result, _ = measured
+    assert result["version"] == 1
+    for key in ("device", "precision", "threads", "torch", "wnlib", "commit", "wall_seconds"):
+        assert key in result["provenance"]
+    assert result["provenance"]["data"]["name"] == "tiny"
+    assert json.loads(json.dumps(result)) == result
+    assert result.keys() == {"version", "provenance", *bench.SECTIONS} - {"data"}
+    for name in result.keys() - {"version", "provenance"}:
+        assert all(float(f"{n:.4g}") == n >= 0 for n in numbers(result[name]))
+
+
+def test_bench_has_its_sections(measured):
+    result, _ = measured
+    assert [row["width"] for row in result["steps"]] == [2]
+    assert [list(row["ms"]) for row in result["configurations"]] == [[*CONFIGURATIONS, "torch_wn"]]
+    growth = result["growth"]
+    assert [row["batch"] for row in growth["batch"]] == [3]  # no more than there are images
+    assert [row["width"] for row in growth["width"]] == [1, 2]
+    assert [list(row["ms"]) for row in growth["batch"]] == [CONFIGURATIONS]
+    for row in growth["batch"] + growth["width"] + result["configurations"]:
+        assert row["over_none"]["none"] == 1
+        assert min(row["ms"].values()) > 0
+
+
+def test_bench_tells_one_line_at_a_time(measured):
+    _, said = measured
+    assert len(said) > 5
+    assert all("\n" not in text and text for text in said)
+
+
+def test_profile_accounts_for_the_step(measured):
+    (row,) = measured[0]["profile"]
+    assert list(row["configurations"]) == CONFIGURATIONS
+    for name, each in row["configurations"].items():
+        assert list(each["ms"]) == list(GROUPS)
+        assert each["ms"]["convolution"] > 0
+        assert each["over_convolution"] == pytest.approx(
+            each["step_ms"] / each["ms"]["convolution"], rel=1e-3
+        )
+        assert (each["ms"]["normalization"] > 0) == (name != "none")
+        assert each["ms"]["optimizer"] > 0
+        assert each["ms"]["data"] > 0
+
+
+@pytest.mark.parametrize(
+    ("operator", "group"),
+    [
+        ("aten::mkldnn_convolution", "convolution"),
+        ("aten::convolution_backward", "convolution"),
+        ("cudnn::engines_precompiled::conv2d_wgrad", "convolution"),
+        ("aten::native_batch_norm_backward", "normalization"),
+        ("aten::baddbmm", "normalization"),
+        ("aten::linalg_vector_norm", "normalization"),
+        ("aten::_fused_adam_", "optimizer"),
+        ("Optimizer.step#Adam.step", "optimizer"),
+        ("aten::normal_", "data"),
+        ("aten::index", "data"),
+        ("aten::leaky_relu_backward", "elementwise"),
+        ("aten::copy_", "elementwise"),
+        ("aten::addmm", "other"),
+        ("aten::empty", "other"),
+    ],
+)
+def test_operators_fall_into_groups(operator, group):
+    assert group_of(operator) == group
+
+
+def test_profile_without_convolutions_has_no_ratio(tiny, monkeypatch):
+    monkeypatch.setattr("wnlib.lab.bench.profile._by_group", lambda *a: dict.fromkeys(GROUPS, 0.0))
+    row = profile_steps(2, tiny, CPU, rounds=1)
+    assert {each["over_convolution"] for each in row["configurations"].values()} == {None}
+    assert " -\n" in bench_text(
+        {"provenance": {"device": "cpu", "precision": "-", "threads": 1}, "profile": [row]}
+    )
+
+
+@pytest.fixture
+def no_whitening(monkeypatch):
+    """The eigenvectors of 3,072 dimensions take seconds, and have tests of their own."""
+    monkeypatch.setattr(
+        around.ZCA, "fit", lambda images: type("Z", (), {"whiten": lambda self, x: x})()
+    )
+
+
+def test_bench_measures_what_stands_around_the_steps(tiny, monkeypatch, no_whitening):
+    ran = []
+
+    def run(command, **options):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0, '{"first_step_s": 2.5, "peak_mb": 700}', "")
+
+    monkeypatch.setattr(around.subprocess, "run", run)
+    endless = itertools.repeat((torch.zeros(1), torch.zeros(1)))
+    monkeypatch.setattr(baseline, "loader", lambda data, batch, workers: endless)
+    result = bench.bench(tiny, CPU, ["data"], widths=[2, 3], rounds=1)
+    values = result["data"]
+    assert set(values) == {"epoch_s", "ratio", "whitening_s", "first_step_s", "peak_mb"}
+    assert (values["first_step_s"], values["peak_mb"]) == (2.5, 700)
+    assert "first_step(False, 3, 'cpu', " in ran[-1][-1]
+
+
+def test_failed_first_step_is_one_line(tiny, monkeypatch, no_whitening):
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nMemoryError: no more\n")
+    monkeypatch.setattr(around.subprocess, "run", lambda *a, **k: failed)
+    endless = itertools.repeat((torch.zeros(1), torch.zeros(1)))
+    monkeypatch.setattr(baseline, "loader", lambda data, batch, workers: endless)
+    with pytest.raises(OSError, match=r"^the first step failed: MemoryError: no more$"):
+        around.feed(tiny, CPU, 2, rounds=1, say=lambda text: None)
+
+
+def test_first_step_prints_its_time_and_memory(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(around, "load_cifar10", lambda full: tiny)
+    monkeypatch.setattr(around, "prepare", lambda data, how: [timing.inputs(data, CPU)[0]] * 2)
+    around.first_step(False, 2, "cpu", time.time() - 10)
+    values = json.loads(capsys.readouterr().out)
+    assert 10 < values["first_step_s"] < 60
+    assert 100 < values["peak_mb"] < 20_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_peak_of_memory_is_this_process_s_own():
+    block = torch.ones(150_000_000)  # 600 MB, of which a process that is started has none
+    code = "from wnlib.lab.bench.around import peak_mb; print(peak_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    child, own = float(done.stdout), around.peak_mb()
+    assert own > block.nbytes / 1e6
+    assert 50 < child < own - 400
+
+
+# --- the command
+
+
+def test_command_prints_json_and_tables(tiny, monkeypatch, capsys):
+    monkeypatch.setattr("wnlib.lab.cli.load_cifar10", lambda full: tiny)
+    arguments = ["bench", "configurations", "--widths", "2", "--rounds", "1", "--device", "cpu"]
+    assert main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["configurations"][0]["width"] == 2
+    assert "steps" not in result
+    text = bench_text(result)
+    assert "torch_wn" in text
+    for number in result["configurations"][0]["over_none"].values():
+        assert f"{number:.3f}" in text
+
+
+def test_profile_alone(tiny, monkeypatch, capsys):
+    monkeypatch.setattr("wnlib.lab.cli.load_cifar10", lambda full: tiny)
+    options = ["--widths", "2", "--rounds", "1", "--device", "cpu", "--json"]
+    assert main(["bench", "--profile", *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result.keys() == {"version", "provenance", "profile"}
+
+
+def test_tables_hold_the_numbers(measured):
+    result, _ = measured
+    text = bench_text(result)
+    for name in (*CONFIGURATIONS, *GROUPS, "usual script"):
+        assert name in text
+    assert f"{result['steps'][0]['ratio']:.2f}" in text
+    for row in (*result["growth"]["batch"], *result["growth"]["width"]):
+        assert f"{row['ms']['bn']:.1f}" in text
+    assert f"{result['profile'][0]['configurations']['wn']['over_convolution']:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--widths", "0"], "widths and rounds are whole numbers from 1 up"),
+        (["--rounds", "0"], "widths and rounds are whole numbers from 1 up"),
+        (["speed"], "'speed' is not one of steps, configurations, growth, data, profile"),
+        (["--widths", "wide"], "wide"),
+        (["--device", "tpu"], "device is auto, cpu, cuda or mps, not 'tpu'"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, argv, said):
+    try:
+        code = main(["bench", *argv])
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_batches_are_of_the_given_size(sample):
+    """On a data set smaller than the minibatch, the one minibatch is the set."""
+    few = dataclasses.replace(sample, train_images=sample.train_images[:5])
+    assert len(timing.inputs(few, CPU)[0]) == 5

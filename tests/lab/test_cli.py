@@ -1,0 +1,296 @@
+"""The command line as a user types it: what it prints, and one line for what goes wrong."""
+
+import contextlib
+import json
+import math
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wnlib import Norm
+from wnlib.data import DataError
+from wnlib.lab import Run
+from wnlib.lab import cli as __main__
+from wnlib.lab.cli import main
+from wnlib.lab.lines import json_line
+
+# The report's recipe does not whiten, which saves seconds.
+SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]
+
+
+def fails(capsys, *argv):
+    """Run a command that must fail; return its one line on standard error."""
+    try:
+        code = main([str(a) for a in argv])
+    except SystemExit as stopped:  # argparse's way
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "required"),
+        (["dance"], "dance"),
+        (["train"], "norm"),
+        (["train", "layer_norm"], "layer_norm"),
+        (["train", "wn", "--epochs", "many"], "many"),
+        (["train", "wn", "--epochs", "0"], "epochs is a whole number from 1 up, not 0"),
+        (["train", "wn", "--lr", "-1"], "lr is a number above 0"),
+        (["train", "none", "--device", "tpu"], "device is auto, cpu, cuda or mps, not 'tpu'"),
+        (["compare", "--recipes", "paper,mine"], "'mine' is not one of paper, report"),
+        (["compare", "--norms", "wn,layer_norm"], "'layer_norm' is not one of none, wn"),
+        (["compare", "--norms", "none", "--scales", "exp"], "exp is a scale of weight norm"),
+        (["compare", "--lrs", "0.1,fast"], "'0.1,fast' is not numbers with commas"),
+        (["compare", "--lrs", "0.1,nan"], "lr is a number above 0"),
+        (["compare", "--seeds=-1"], "seed"),
+        (["compare", "--jobs", "0"], "jobs is a whole number from 1 up"),
+        (["compare", "--jobs", "2", "--cluster", "tcp://a:1"], "not allowed with"),
+        (["bench", "--widths", "0"], "widths"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, argv, said):
+    assert said in fails(capsys, *argv)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_no_such_device(capsys, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert f"no {device} device" in fails(capsys, "train", "wn", "--device", device)
+
+
+def test_unwritable_folder(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = fails(capsys, "train", "wn", *SMALL, "--out", tmp_path / "file" / "run")
+    assert "cannot be written" in said
+
+
+def test_data_that_cannot_be_had(capsys, monkeypatch):
+    def refuse(full):
+        raise DataError("CIFAR-10 could not be loaded.")
+
+    monkeypatch.setattr(__main__, "load_cifar10", refuse)
+    assert "could not be loaded" in fails(capsys, "data", "--full")
+
+
+def test_data(capsys):
+    assert main(["data"]) == 0
+    assert capsys.readouterr().out == "Cifar10(sample: 2,000 + 1,000 images), md5 sums hold\n"
+    assert main(["data", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train_images"] == 2000
+
+
+def test_train_prints_and_records_each_epoch(capsys, tmp_path):
+    command = ["train", "wn", *SMALL, "--scale", "exp", "--lr", "0.01", "--out", str(tmp_path)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    run = Run.load(tmp_path)
+    assert (run.recipe.scale, run.recipe.lr, run.recipe.width) == ("exp", 0.01, 2)
+    assert out.count("epoch ") >= 2
+    assert f"{100 * run.rows[-1].test_error:.2f} %" in out
+    assert main([*command, "--json"]) == 0  # finished: only told again
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [row._asdict() for row in run.rows]
+
+
+def strictly(text):
+    """JSON as its standard has it: without NaN and Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_of_a_run_that_diverges_is_json(capsys, tmp_path):
+    """The loss of a rate like this is NaN within the first epoch."""
+    command = ["train", "none", *SMALL, "--lr", "1e30", "--json", "--out", str(tmp_path)]
+    assert main(command) == 0
+    (row,) = Run.load(tmp_path).rows
+    assert math.isnan(row.train_loss)
+    told = strictly(capsys.readouterr().out)
+    assert (told["epoch"], told["train_loss"]) == (1, None)
+    assert told["test_error"] == row.test_error
+
+
+def test_json_of_compared_runs_is_json(capsys, tmp_path):
+    """Two seeds, of one of which somebody else recorded no test error."""
+    command = ["compare", *SMALL[:4], "--recipes", "report", "--epochs", "1", "--device", "cpu"]
+    command += ["--norms", "none", "--seeds", "0,1", "--out", str(tmp_path)]
+    assert main(command) == 0
+    capsys.readouterr()
+    run = Run.load(tmp_path / "seed1" / "none")
+    run.rows = [run.rows[0]._replace(test_error=math.nan)]
+    run.save(tmp_path / "seed1" / "none")
+    assert main([*command, "--json"]) == 0
+    told = strictly(capsys.readouterr().out)
+    assert [run["final_error"] is None for run in told["runs"]] == [False, True]
+    assert [told["settings"][0][key] for key in ("n", "mean", "sd")] == [2, None, None]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_keeps_all_but_what_is_no_number(value):
+    expected = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    assert strictly(json_line(value)) == expected
+    assert json_line((value, value)) == json_line([value, value])
+
+
+def test_another_recipe_in_the_same_folder(capsys, tmp_path):
+    assert main(["train", "wn", *SMALL, "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    said = fails(capsys, "train", "wn", *SMALL, "--seed", "1", "--out", tmp_path)
+    assert "seed 0, not 1" in said
+    assert Run.load(tmp_path).recipe.seed == 0
+
+
+def test_compare_trains_five_and_prints_the_table(capsys, tmp_path):
+    command = ["compare", *SMALL[:4], "--recipes", "report", "--epochs", "1", "--device", "cpu"]
+    command += ["--out", str(tmp_path)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert all(norm.label in text for norm in Norm)
+    assert f"recorded in {tmp_path}:" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(Norm)
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    told = json.loads(captured.out)
+    assert [run["name"] for run in told["runs"]] == [str(norm) for norm in Norm]
+    for run in told["runs"]:
+        assert run["final_error"] == Run.load(run["folder"]).summary().final_error
+
+
+def test_compare_names_what_failed_and_prints_the_rest(capsys, tmp_path):
+    """One of two runs is there already; the other's folder holds something else."""
+    small = ["--width", "2", "--epochs", "1", "--device", "cpu"]
+    for norm, seed in (("none", "0"), ("wn", "7")):
+        command = ["train", norm, "--recipe", "report", *small, "--seed", seed]
+        assert main([*command, "--out", str(tmp_path / norm)]) == 0
+    capsys.readouterr()
+    command = ["compare", "--recipes", "report", "--norms", "none,wn", *small]
+    assert main([*command, "--out", str(tmp_path), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("wnlib: 1 of 2 runs failed (wn): ")
+    assert "seed 7, not 0" in captured.err
+    assert captured.err.count("\n") == 1
+    told = json.loads(captured.out)
+    assert ([run["name"] for run in told["runs"]], list(told["failed"])) == (["none"], ["wn"])
+
+
+@given(st.sets(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 99))
+def test_seeds(firsts, more):
+    texts = [str(first) if not more else f"{first}-{first + more}" for first in firsts]
+    expected = [seed for first in firsts for seed in range(first, first + more + 1)]
+    arguments = __main__._parser().parse_args(["compare", "--seeds", ",".join(texts)])
+    assert arguments.seeds == tuple(dict.fromkeys(expected))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0-", "-4", "4-2", "0,,1", "1.5", "0 1", "0-1-2", "0-99999999"]
+)
+def test_seeds_that_are_none(capsys, text):
+    assert "is not a seed, or up to 1000 as in 0-4,7" in fails(capsys, "compare", f"--seeds={text}")
+
+
+@pytest.mark.parametrize(
+    ("extra", "folder", "name"),
+    [
+        ([], "width24-paper-20-sample", "none"),
+        (["--seeds", "2", "--lrs", "0.01"], "width24-paper-20-lr0.01-seed2-sample", "none"),
+        (["--seeds", "1,2", "--full"], "width24-paper-20", "seed1/none"),
+        (["--recipes", "paper,report"], "width24-20-sample", "paper/none"),
+        (["--scales", "exp"], "width24-paper-20-exp-sample", "wn"),
+        (["--scales", "exp,linear", "--width", "96"], "width96-paper-20-sample", "exp/wn"),
+    ],
+)
+def test_default_folder_of_a_grid(capsys, monkeypatch, extra, folder, name):
+    def show(plans, *args, **kwargs):
+        raise ValueError(plans[0].folder)
+
+    monkeypatch.setattr(__main__, "run_grid", show)
+    monkeypatch.setattr(__main__, "load_cifar10", lambda full: None)
+    assert fails(capsys, "compare", *extra) == f"wnlib: runs/{folder}/{name}\n"
+
+
+def test_default_folders_tell_runs_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    variants = [[], ["--seed", "1"], ["--lr", "0.01"], ["--recipe", "paper"], ["--scale", "exp"]]
+    for extra in variants:
+        main(["train", "wn", *SMALL, "--epochs", "1", *extra])
+    assert len(list(tmp_path.glob("runs/*/wn/run.json"))) == len(variants)
+
+
+def test_module_runs_without_traceback():
+    done = subprocess.run([sys.executable, "-m", "wnlib"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_reader_that_leaves_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "wnlib", "train", "wn", *SMALL, "--json", "--out", tmp_path]
+    done = subprocess.run(
+        ["bash", "-c", shlex.join(map(str, command)) + " | head -n 1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["epoch"] == 1
+    assert done.stderr == ""
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on(tmp_path):
+    command = [sys.executable, "-m", "wnlib", "train", "wn", *SMALL, "--epochs", "12"]
+    command += ["--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    history = tmp_path / "history.csv"
+    deadline = time.monotonic() + 60
+    while not (history.exists() and history.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said == "wnlib: stopped; the same command goes on from the last whole epoch\n"
+    stopped = Run.load(tmp_path)
+    assert stopped.state == "interrupted"
+    assert 2 <= len(stopped.rows) < 12
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    finished = Run.load(tmp_path)
+    assert finished.state == "finished"
+    assert [row[:-1] for row in finished.rows[: len(stopped.rows)]] == [
+        r[:-1] for r in stopped.rows
+    ]
+
+
+def test_progress_bar_at_a_terminal(tmp_path):
+    main_end, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    command = [sys.executable, "-m", "wnlib", "train", "wn", *SMALL, "--out", str(tmp_path)]
+    done = subprocess.run(command, stderr=terminal, stdout=subprocess.PIPE, text=True, check=True)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal's output is an error on Linux
+        while chunk := os.read(main_end, 4096):
+            shown += chunk
+    os.close(main_end)
+    assert "40/40" in shown.decode(errors="replace")
+    assert "finished" in done.stdout

@@ -1,0 +1,431 @@
+"""The commands around the book: what a user sees when something is missing; what must not leak."""
+
+import hashlib
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tomllib
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from repository import rename
+
+import wnlib
+from wnlib.lab import figures as widgets
+
+ROOT = Path(__file__).parent.parent.parent
+TOOLS = ("sh", "make", "awk", "sed", "grep", "tail", "cat", "cksum", "cp", "uname", "rm", "mkdir")
+TOOLS += ("touch", "find")
+
+# Stands for Python, for the Python of a virtual environment, and for its pip; what pip would say
+# is in the file `pip-says`, and each call of it leaves a line in `pip-calls`.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  *"-m pip --version") ;;
+  *"-m pip"*) echo "$*" >>pip-calls; [ ! -e pip-says ] || { cat pip-says >&2; exit 1; } ;;
+  *print*) echo VERSION ;;
+  *sys.exit*) exit TOO_OLD ;;
+esac
+"""
+FAKE_BUILD = """#!/bin/sh
+echo built >>builds
+mkdir -p _build/.doctrees _build/html
+touch _build/html/index.html
+[ ! -e warns ] || { echo "page.md:3: WARNING: no such label"; echo "and so on"; exit 1; }
+"""
+
+
+class Checkout:
+    """A checkout with nothing installed, and a PATH with only what is put on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder / "a checkout", folder / "bin"
+        self.folder.mkdir()
+        self.bin.mkdir()
+        for name in ("Makefile", "requirements.txt", "pyproject.toml", "_config.yml", "_toc.yml"):
+            shutil.copy(ROOT / name, self.folder)
+        shutil.copytree(ROOT / "tools", self.folder / "tools")
+        (self.folder / "book").mkdir()
+        (self.folder / "book" / "intro.md").write_text("# A book\n")
+        for name in TOOLS:
+            path = shutil.which(name)
+            assert path, f"these tests need {name}"
+            (self.bin / name).symlink_to(path)
+        self.put("df", 'echo "Filesystem 1024-blocks Used Available Capacity Mounted on"\n'
+                 'echo "/dev/a disk 90000000 1 89999999 1% /a place"')  # fmt: skip
+
+    def put(self, name: str, script: str) -> Path:
+        """A program of this name on the PATH."""
+        path = self.bin / name
+        path.unlink(missing_ok=True)
+        path.write_text(script if script.startswith("#!") else f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def python(self, version: str = "3.12", name: str = "python3") -> Path:
+        old = version.startswith("3.") and int(version[2:]) < 11
+        return self.put(
+            name, FAKE_PYTHON.replace("VERSION", version).replace("TOO_OLD", str(int(old)))
+        )
+
+    def make(self, *arguments: str) -> tuple[int, str, list[str]]:
+        """Exit status, standard output, and the lines on standard error but for make's own."""
+        done = subprocess.run(
+            ["make", "--no-print-directory", *arguments],
+            cwd=self.folder,
+            env={"PATH": str(self.bin)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+        return done.returncode, done.stdout, lines
+
+    def pip_calls(self) -> int:
+        calls = self.folder / "pip-calls"
+        return len(calls.read_text().splitlines()) if calls.exists() else 0
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_help_lists_every_command(checkout: Checkout) -> None:
+    status, said, errors = checkout.make()
+    assert (status, errors) == (0, [])
+    for target in (
+        *("book", "site", "offline", "test", "measure", "links"),
+        *("train", "execute", "lint", "clean", "distclean"),
+    ):
+        assert re.search(rf"^make {target} +\w", said, re.MULTILINE), f"help leaves out {target}"
+
+
+def test_no_python(checkout: Checkout) -> None:
+    status, _, errors = checkout.make("test")
+    assert status == 2
+    assert errors == [
+        "No Python found: install Python 3.11, 3.12 or 3.13, or name one: "
+        "make PYTHON=/path/to/python3"
+    ]
+
+
+def test_old_python(checkout: Checkout) -> None:
+    checkout.python("3.10")
+    old = "Python 3.10 (python3) is too old: install Python 3.11, 3.12 or 3.13, or name one: "
+    assert checkout.make("book")[2] == [old + "make PYTHON=/path/to/python3"]
+    named = checkout.python("3.9", "some python")
+    errors = checkout.make("test", f"PYTHON={named}")[2]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"Python 3.9 ({named}) is too old: ")
+    errors = checkout.make("test", "PYTHON=python9")[2]
+    assert len(errors) == 1
+    assert errors[0].startswith("PYTHON=python9 does not run: install Python ")
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_a_newer_python_beside_an_old_one(checkout: Checkout) -> None:
+    checkout.python("3.10")
+    checkout.put("python3.13", "exit 127")  # what a version manager leaves on the PATH
+    checkout.python("3.12", "python3.12")
+    status, said, errors = checkout.make("setup")
+    assert (status, errors) == (0, [])
+    assert "with Python 3.12" in said
+
+
+def test_another_python_than_that_of_the_environment(checkout: Checkout) -> None:
+    checkout.python("3.12")
+    checkout.make("setup")
+    other = checkout.python("3.13", "python3.13")
+    assert checkout.make("setup", f"PYTHON={other}")[2] == [
+        ".venv was made with Python 3.12, not 3.13: run 'make distclean' first"
+    ]
+
+
+def test_full_disk(checkout: Checkout) -> None:
+    checkout.python()
+    checkout.put("df", 'echo "F 1024-blocks U A C M"; echo "/dev/sda1 9000000 1 2340000 80% /"')
+    status, _, errors = checkout.make("test")
+    assert status == 2
+    assert len(errors) == 1
+    assert re.fullmatch(
+        r"The disk is nearly full: about \d+ GB are needed here, 2\.3 GB are free; .*", errors[0]
+    )
+    assert checkout.pip_calls() == 0
+
+
+def test_second_setup_does_nothing(checkout: Checkout) -> None:
+    checkout.python()
+    status, said, errors = checkout.make("setup")
+    assert (status, errors) == (0, [])
+    assert len(said.splitlines()) == 1, "installing says more than one line"
+    calls = checkout.pip_calls()
+    assert calls > 0
+    assert checkout.make("setup") == (0, "", [])
+    assert checkout.pip_calls() == calls, "a second run asks pip, and so the network, again"
+    (checkout.folder / "requirements.txt").write_text("torch\n")
+    (checkout.folder / ".venv" / "kept").touch()
+    assert checkout.make("setup")[0] == 0
+    assert checkout.pip_calls() > calls, "new requirements are not installed"
+    assert (checkout.folder / ".venv" / "kept").exists(), "an update starts from nothing"
+
+
+@pytest.mark.parametrize(
+    ("log", "advice"),
+    [
+        (
+            "WARNING: Retrying (Retry(total=0)): Failed to establish a new connection\n"
+            "ERROR: No matching distribution found for torch",
+            "check the network",
+        ),
+        ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full"),
+        ("ERROR: Cannot install a and b: they conflict", "log is .venv/pip.log"),
+    ],
+)
+def test_pip_fails(checkout: Checkout, log: str, advice: str) -> None:
+    checkout.python()
+    (checkout.folder / "pip-says").write_text(log + "\n")
+    status, _, errors = checkout.make("book")
+    assert status == 2
+    assert errors[:-1] == [log.splitlines()[-1]], "pip's own reason is not shown"
+    assert advice in errors[-1]
+
+
+def test_interrupted_setup_starts_again(checkout: Checkout) -> None:
+    checkout.python()
+    (checkout.folder / "pip-says").write_text("ERROR: no\n")
+    assert checkout.make("setup")[0] == 2
+    rest = checkout.folder / ".venv" / "half a package"
+    rest.touch()
+    (checkout.folder / "pip-says").unlink()
+    status, said, _ = checkout.make("setup")
+    assert status == 0
+    assert "Installing" in said, "half an environment is taken for a whole one"
+    assert not rest.exists(), "half an environment is built upon"
+
+
+def test_a_moved_checkout_starts_again(checkout: Checkout) -> None:
+    checkout.python()
+    assert checkout.make("setup")[0] == 0
+    checkout.folder = checkout.folder.rename(checkout.folder.with_name("elsewhere"))
+    assert "Installing" in checkout.make("setup")[1], "its programs name the old folder's Python"
+    assert checkout.make("setup") == (0, "", [])
+
+
+def test_site_is_built_once(checkout: Checkout) -> None:
+    checkout.python()
+    checkout.make("setup")
+    build = checkout.put("jupyter-book", FAKE_BUILD)
+    build.rename(checkout.folder / ".venv" / "bin" / "jupyter-book")
+    builds = checkout.folder / "builds"
+    assert checkout.make("site")[0] == 0
+    assert checkout.make("site") == (0, "", []), "a second run is not silent"
+    assert builds.read_text() == "built\n", "the site is built though nothing changed"
+
+    page = checkout.folder / "book" / "intro.md"
+    os.utime(page, (page.stat().st_mtime + 60,) * 2)
+    (checkout.folder / "warns").touch()
+    status, _, errors = checkout.make("site")
+    assert status == 2
+    assert errors == [
+        "page.md:3: WARNING: no such label",
+        "The book was not built, for the reasons above; the whole log is _build/site.log",
+    ]
+    left = checkout.folder / "_build" / ".doctrees"
+    assert not left.exists(), "the next build would pass over the page with the warning"
+    assert checkout.make("site")[0] == 2, "a site that failed is taken for built"
+
+
+def test_clean_keeps_what_took_long(checkout: Checkout) -> None:
+    for name in (".venv", "runs", "_build", ".pytest_cache"):
+        (checkout.folder / name).mkdir()
+    (checkout.folder / "wnlib").mkdir()
+    (checkout.folder / "tests").mkdir()
+    assert checkout.make("clean")[0] == 0
+    left = {path.name for path in checkout.folder.iterdir()}
+    assert {".venv", "runs"} <= left
+    assert not {"_build", ".pytest_cache"} & left
+
+
+def at_a_terminal(*arguments: object) -> tuple[subprocess.Popen[str], int]:
+    """tools/serve.py with a terminal as its standard output, and our end of that."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, ROOT / "tools" / "serve.py", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    return process, ours
+
+
+def test_serve_until_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("the first page")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process, terminal = at_a_terminal(tmp_path, "--port", port)
+    with process:
+        said = os.read(terminal, 1000).decode()
+        address = re.search(r"http://127\.0\.0\.1:\d+/", said)
+        assert address, f"no address in {said!r}"
+        with urllib.request.urlopen(address[0], timeout=10) as page:
+            assert page.read() == b"the first page"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == "", "Ctrl-C, or a request, prints something"
+    os.close(terminal)
+
+
+def test_serve_on_a_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process, terminal = at_a_terminal(tmp_path, "--port", port)
+        with process:
+            assert process.wait(10) == 2
+            said = process.stderr.read()
+        os.close(terminal)
+    assert said == f"port {port} is taken; try: make book PORT=8001\n"
+
+
+def test_serve_refuses_what_is_no_port(tmp_path: Path) -> None:
+    process, terminal = at_a_terminal(tmp_path, "--port", "http")
+    with process:
+        assert process.wait(10) == 2
+        assert process.stderr.read() == "'http' is no port; try: make book PORT=8001\n"
+    os.close(terminal)
+
+
+def test_serve_without_a_terminal_only_tells(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "tools" / "serve.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'index.html'}\n"
+
+
+def test_repository_name(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    link = "https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/book/a.ipynb"
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "README.md").write_text(f"[open]({link})\n")
+    (tmp_path / "book" / "a.ipynb").write_text(f'{{"source": "git+{link}"}}')
+    assert len(rename("ada/a.book", tmp_path)) == 3
+    for name in ("_config.yml", "README.md", "book/a.ipynb"):
+        text = (tmp_path / name).read_text()
+        assert "github" in text
+        assert "OWNER/REPOSITORY" not in text.replace("repository.py OWNER", "")
+        assert "/ada/a.book" in text
+    assert rename("ada/a.book", tmp_path) == [], "a second time changes something"
+    assert len(rename("eve/other", tmp_path)) == 3, "a moved repository keeps its old name"
+    for wrong in ("book", "https://github.com/ada/book", "a b/c", "../x/y"):
+        with pytest.raises(ValueError, match="OWNER/NAME"):
+            rename(wrong, tmp_path)
+
+
+def test_requirements_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    asked = [line.partition("#")[0].strip() for line in lines]
+    package = {r.name: r.specifier for r in map(Requirement, project)}
+    book = {r.name: r.specifier for r in map(Requirement, filter(None, asked))}
+    for name in ("torch", "torchvision", "scipy", "matplotlib"):
+        assert package[name] == book[name], f"pyproject.toml and requirements.txt differ on {name}"
+
+
+def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
+    """What pip installs from a repository, as in Colab: subpackages, front ends and the sample."""
+    pytest.importorskip("setuptools", reason="needs setuptools; with pip: pip install setuptools")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "wnlib", tmp_path / "wnlib")
+    code = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        packed = {name for name in file.namelist() if name.startswith("wnlib/")}
+    files = (path.relative_to(ROOT) for path in (ROOT / "wnlib").rglob("*") if path.is_file())
+    assert packed == {path.as_posix() for path in files if "__pycache__" not in path.parts}
+
+
+def test_public_names() -> None:
+    """The package offers this, and nothing else; what is added here is a promise to readers."""
+    assert set(wnlib.__all__) == {
+        *("Norm", "weight_norm", "MeanOnlyBatchNorm", "data_dependent_init", "ConvPoolCNNC"),
+        *("load_cifar10", "Recipe", "train", "Run", "load_runs"),
+        *("plot_training_loss", "plot_test_error", "plot_running_time", "table"),
+        *widgets.__all__,
+    }
+    for name in wnlib.__all__:
+        assert getattr(wnlib, name).__doc__, f"{name} is public and has no docstring"
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = wnlib.nothing_of_the_kind
+
+
+def test_import_is_light() -> None:
+    code = """
+import sys, time, torch
+begin = time.perf_counter()
+import wnlib
+print(time.perf_counter() - begin)
+print(*(m for m in ("scipy", "matplotlib", "torchvision") if m in sys.modules))
+"""
+    seconds = []
+    for _ in range(3):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        lines = done.stdout.splitlines()
+        assert lines[1] == "", f"`import wnlib` imports {lines[1]}"
+        seconds.append(float(lines[0]))
+    assert statistics.median(seconds) < 0.3, f"`import wnlib` takes {seconds} s after torch"
+
+
+def project_files(keep: Callable[[Path], bool]) -> list[Path]:
+    """The project's own text files, with or without git."""
+    skip = {".git", ".venv", "_build", "vendor", "runs", "shared", "__pycache__"}
+    kinds = {".py", ".md", ".ipynb", ".toml", ".txt", ".yml", ".cff", ".cfg", ".sh", ".css", ".bib"}
+    found = []
+    for folder, inner, names in os.walk(ROOT):
+        inner[:] = [n for n in inner if n not in skip and not n.endswith(("_cache", ".egg-info"))]
+        found += [Path(folder) / n for n in names if Path(n).suffix in kinds or n == "Makefile"]
+    return [path for path in found if keep(path)]
+
+
+def test_no_traces_of_a_machine() -> None:
+    """Registries are reached through their clients; a path of one machine is none on another."""
+    hosts = [
+        r"pypi\.(org|python)",
+        r"pythonhosted\.",
+        r"npmjs\.",
+        r"registry\.[a-z]+\.(org|com)",
+    ]
+    homes = [r"/home/(?!someone|me/)\w+/", r"/root/", r"/Users/\w+/"]
+    leak = re.compile("|".join(hosts + homes))
+    this = Path(__file__).name
+    files = project_files(lambda path: path.name not in {this, "test_book.py"})
+    assert len(files) > 20
+    for path in files:
+        found = leak.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{path.relative_to(ROOT)} names {found and found[0]}"
+
+
+def test_vendored_scripts_are_what_they_say() -> None:
+    folder = ROOT / "book" / "_static" / "vendor"
+    table = (folder / "VENDORED.md").read_text()
+    listed = re.findall(r"^\| `(\S+)` .*`([0-9a-f]{64})` \|$", table, re.MULTILINE)
+    scripts = {p.relative_to(folder).as_posix() for p in folder.rglob("*.js")}
+    assert {name for name, _ in listed} == scripts
+    for name, digest in listed:
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name

@@ -1,0 +1,265 @@
+"""The command line: python -m wnlib data | train | compare | bench."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NoReturn
+
+from wnlib.data import DataError, cache_dir, load_cifar10
+from wnlib.lab.grid import (
+    Display,
+    cluster,
+    plan_grid,
+    processes,
+    run_grid,
+    share_of_threads,
+    summarize,
+    summary_text,
+)
+from wnlib.lab.lines import end_line, epoch_line, json_line
+from wnlib.lab.runs import Run, RunError
+from wnlib.layers import Norm
+from wnlib.recipe import Recipe
+from wnlib.step import find_device
+from wnlib.train import train
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit code: 0, or 2 with one line on standard error."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = arguments.command
+    try:
+        command(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from the last whole epoch")
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except (DataError, RunError, ValueError, OSError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"wnlib: {message}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
+    commands = parser.add_subparsers(required=True, metavar="data | train | compare | bench")
+
+    def add(command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--full", action="store_true", help="all 60,000 images, not the sample")
+        sub.add_argument(
+            "--json", action="store_true", help="print JSON, for machines; NaN is null"
+        )
+        return sub
+
+    add(_data, f"Load CIFAR-10 and check it; the full set is kept in {cache_dir()}.")
+    one = add(_train, "Train one configuration; a stopped run goes on.")
+    one.add_argument("norm", choices=[str(n) for n in Norm], help="the configuration")
+    many = add(
+        _compare,
+        "Train the five configurations, or a whole grid of runs, and say how they compare; a "
+        "stopped grid goes on. A LIST has commas.",
+    )
+    for sub in (one, many):
+        sub.add_argument("--width", type=int, default=24, help="default: 24; the paper's: 96")
+        sub.add_argument("--epochs", type=int, default=20, help="default: 20; the paper's: 200")
+    recipes, scales = ("paper", "report"), ("linear", "exp")
+    one.add_argument("--recipe", choices=recipes, default="paper", help="default: paper")
+    one.add_argument("--lr", type=float, help="default: the recipe's")
+    one.add_argument("--scale", choices=scales, default="linear", help="WN's g or e^s")
+    one.add_argument("--seed", type=int, default=0, help="default: 0")
+    one.add_argument("--out", type=Path, help="the run's folder; default: named by the above")
+    for flag, kind, default, text in (
+        ("--norms", _list_of(tuple(Norm)), tuple(Norm), "default: all five"),
+        ("--recipes", _list_of(recipes), ("paper",), "paper (default), report"),
+        ("--lrs", _numbers, (None,), "default: the recipe's own"),
+        ("--scales", _list_of(scales), ("linear",), "linear (default), exp: WN's g or e^s"),
+        ("--seeds", _seeds, (0,), "for instance 0-4,7; default: 0"),
+    ):
+        many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
+    many.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the runs, one folder each; with --cluster, one that all workers see; "
+        "default: named by the above",
+    )
+    where = many.add_mutually_exclusive_group()
+    where.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1"
+    )
+    where.add_argument(
+        "--cluster", metavar="tcp://HOST:PORT", help="train on the workers of a Dask scheduler"
+    )
+    bench = add(_bench, "Time training: steps beside the usual script's, configurations, growth.")
+    sections = ("steps", "configurations", "growth", "data", "profile")
+    bench.add_argument(
+        "sections",
+        type=_list_of(sections),
+        nargs="?",
+        default=sections,
+        metavar="LIST",
+        help=f"of {', '.join(sections)}, with commas; default: all, a few minutes",
+    )
+    bench.add_argument(
+        "--profile", action="store_true", help="only where a step goes, as `bench profile`"
+    )
+    bench.add_argument("--widths", type=int, nargs="+", default=[24, 96], help="default: 24 96")
+    bench.add_argument("--rounds", type=int, default=5, help="default: 5")
+    for sub in (one, many, bench):
+        sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+    return parser
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    data = load_cifar10(arguments.full)
+    facts = {
+        "name": data.name,
+        "train_images": len(data.train_images),
+        "test_images": len(data.test_images),
+        "digest": data.digest,
+    }
+    print(json_line(facts) if arguments.json else f"{data!r}, md5 sums hold")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    find_device(arguments.device)  # before a download that may take minutes
+    recipe = _recipe(arguments, Norm(arguments.norm))
+    axes = ([arguments.recipe], [arguments.lr], [arguments.scale], [arguments.seed])
+    folder = arguments.out or _default_folder(arguments, *axes) / recipe.norm
+    data = load_cifar10(arguments.full)
+    bar = sys.stderr.isatty() and not arguments.json
+    for row in train(recipe, data, folder, device=arguments.device, progress=bar):
+        if arguments.json:
+            print(json_line(row._asdict()), flush=True)
+        elif not bar:
+            print(epoch_line(f"{recipe.norm:>7}", recipe, row), flush=True)
+    if not arguments.json:
+        print(f"{end_line(recipe.norm.label, Run.load(folder))}; recorded in {folder}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    axes = {name: getattr(arguments, name) for name in ("recipes", "lrs", "scales", "seeds")}
+    out = arguments.out or _default_folder(arguments, **axes)
+    plans = plan_grid(
+        out,
+        **axes,
+        norms=arguments.norms,
+        width=arguments.width,
+        epochs=arguments.epochs,
+    )
+    if arguments.cluster:
+        workers, threads = cluster(arguments.cluster), None
+    else:
+        find_device(arguments.device)  # before a download that may take minutes
+        workers, threads = processes(arguments.jobs), share_of_threads(arguments.jobs)
+    with workers as executor, closing(Display(quiet=arguments.json)) as display:
+        data = load_cifar10(arguments.full)  # before the workers, which find it in the cache
+        results = run_grid(
+            plans, data, executor, device=arguments.device, threads=threads, display=display
+        )
+    summary = summarize(results)
+    runs = [run for run in results.values() if isinstance(run, Run)]
+    if arguments.json:
+        print(json_line({"data": data.name, **summary}))
+    elif runs:
+        alone = len({run.norm for run in runs}) == len(runs) == len(plans)
+        from wnlib.lab.plots import table
+
+        text = table(runs) if alone else summary_text(summary)
+        print(f"\nTest error in percent, here on {data!r}, recorded in {out}:\n\n{text}")
+    if summary["failed"]:
+        names, why = ", ".join(summary["failed"]), next(iter(summary["failed"].values()))
+        raise RunError(f"{len(summary['failed'])} of {len(plans)} runs failed ({names}): {why}")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from wnlib.lab.bench import bench
+    from wnlib.lab.bench.text import bench_text
+
+    device = find_device(arguments.device)
+    data = load_cifar10(arguments.full)
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
+    sections = ("profile",) if arguments.profile else arguments.sections
+    result = bench(data, device, sections, **options)
+    say("")
+    print(json_line(result) if arguments.json else bench_text(result))
+
+
+def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:
+    recipe: Recipe = getattr(Recipe, arguments.recipe)(norm)
+    changes = {name: getattr(arguments, name) for name in ("width", "epochs", "seed")}
+    if arguments.lr is not None:
+        changes["lr"] = arguments.lr
+    if norm.weight_normalized:
+        changes["scale"] = arguments.scale
+    return recipe.scaled(**changes)
+
+
+def _default_folder(
+    arguments: argparse.Namespace,
+    recipes: Sequence[str],
+    lrs: Sequence[float | None],
+    scales: Sequence[str],
+    seeds: Sequence[int],
+) -> Path:
+    """Named by what all of its runs have in common, and is not the default."""
+    words = [f"width{arguments.width}", *recipes * (len(recipes) == 1), str(arguments.epochs)]
+    words += [f"lr{lr:g}" for lr in lrs if len(lrs) == 1 and lr is not None]
+    words += ["exp"] * (tuple(scales) == ("exp",))
+    words += [f"seed{seed}" for seed in seeds if len(seeds) == 1 and seed > 0]
+    return Path("runs") / "-".join(words + ["sample"] * (not arguments.full))
+
+
+def _list_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """The type of an argument that is a list of these."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        for word in text.split(","):
+            if word not in choices:
+                names = ", ".join(map(str, choices))
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {names}")
+        return tuple(choices[choices.index(word)] for word in dict.fromkeys(text.split(",")))
+
+    return parse
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(float(word) for word in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas") from None
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """ "0-4,7" is 0, 1, 2, 3, 4, 7."""
+    seeds: dict[int, None] = {}
+    for word in text.split(","):
+        match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", word, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 1000:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a seed, or up to 1000 as in 0-4,7")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return tuple(seeds)

@@ -1,0 +1,64 @@
+"""A kernel that slides over an image, and the size of what comes out."""
+
+import numpy as np
+import traitlets
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from wnlib.lab.figures.base import Figure
+from wnlib.lab.plots import COLOURS, Plot
+from wnlib.layers import Norm
+
+
+class ConvolutionArithmetic(Figure):
+    """A square image, a kernel at one of its places, and the outputs: ⌊(W − F + 2P)/S⌋ + 1 a side.
+
+    Attributes:
+        width: W, pixels a side.
+        kernel: F, the kernel's side.
+        padding: P, zeros put around the image.
+        stride: S, pixels from one place to the next.
+        place: which output is looked at, row by row from 0.
+    """
+
+    script = "convolution"
+
+    width = traitlets.Int(6, min=1, max=9).tag(sync=True)
+    kernel = traitlets.Int(3, min=1, max=6).tag(sync=True)
+    padding = traitlets.Int(0, min=0, max=3).tag(sync=True)
+    stride = traitlets.Int(2, min=1, max=4).tag(sync=True)
+    place = traitlets.Int(0, min=0).tag(sync=True)
+    title = traitlets.Unicode(
+        "Slide the kernel, then change the stride: which pixels does it never see?"
+    ).tag(sync=True)
+    caption = traitlets.Unicode(
+        "Blue: the image with its padding (pale zeros) and the kernel's place (frame). Orange: one "
+        "output for each place; this kernel adds what is left of its middle and subtracts what is "
+        "right. Crossed pixels lie under the kernel at no place: it steps over them, or the stride "
+        "does not divide W − F + 2P and the division is rounded down."
+    ).tag(sync=True)
+
+    def picture(self) -> Plot:
+        """Image, kernel and outputs at the first place."""
+        w, f, p, s = self.width, self.kernel, self.padding, self.stride
+        whole = w + 2 * p
+        size = (whole - f) // s + 1 if whole >= f else 0
+
+        def draw(axes: Axes) -> None:
+            axes.set(xlim=(-0.5, whole + size + 2.5), ylim=(whole + 0.5, -0.5), aspect="equal")
+            axes.set_axis_off()
+            for i, j in np.ndindex(whole, whole):
+                inside = p <= min(i, j) and max(i, j) < w + p
+                colour, alpha = COLOURS[Norm.WN], 0.35 if inside else 0.08
+                axes.add_patch(Rectangle((j, i), 0.94, 0.94, color=colour, alpha=alpha))
+            axes.add_patch(Rectangle((0, 0), f, f, fill=False, ec=COLOURS[Norm.BN], lw=3))
+            for i, j in np.ndindex(size, size):
+                alpha = 0.35 if (i, j) != (0, 0) else 1.0
+                corner = (whole + 2 + j, i)
+                axes.add_patch(Rectangle(corner, 0.94, 0.94, color=COLOURS[Norm.BN], alpha=alpha))
+
+        alt = (
+            f"A {w} by {w} image with padding {p}; a {f} by {f} kernel with stride {s} gives "
+            f"{size} by {size} outputs."
+        )
+        return Plot(draw, alt, size=(6.4, 3.0))

@@ -1,0 +1,134 @@
+"""What several seeds tell: mean and spread of each setting, differences seed by seed."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wnlib.lab.grid.plans import Plan, Setting
+from wnlib.lab.runs import Run, RunError
+
+Errors = Mapping[Setting, Mapping[int, float]]  # of each setting, by seed
+
+
+class Spread(NamedTuple):
+    """A sample's mean and standard deviation."""
+
+    n: int
+    mean: float
+    sd: float | None  #: with n − 1 in the denominator; None for n = 1
+
+
+class Difference(NamedTuple):
+    """How a setting differs from another that is the same but for one axis, over paired seeds."""
+
+    setting: Setting
+    other: Setting
+    n: int  #: seeds that both have, at least 2
+    mean: float  #: of setting − other, seed by seed
+    se: float  #: standard error of that mean: the differences' standard deviation / √n
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value.
+
+    Raises:
+        StatisticsError: there is none.
+    """
+    return Spread(len(values), fmean(values), _sd(values) if len(values) > 1 else None)
+
+
+def _sd(values: Sequence[float]) -> float:
+    # Not statistics.stdev, which stumbles over the NaN of what was not recorded.
+    return float(np.std(values, ddof=1))
+
+
+def differences(errors: Errors) -> list[Difference]:
+    """Every pair of settings that differ on one axis and share two seeds or more.
+
+    Two runs of one seed have their minibatches in common, and starting weights as far as their
+    networks are alike; the difference is free of what that does to both. One seed has no spread,
+    so it says nothing.
+    """
+    found = []
+    for other, setting in combinations(errors, 2):
+        apart = sum(a != b for a, b in zip(setting, other, strict=True))
+        seeds = sorted(errors[setting].keys() & errors[other].keys())
+        if apart == 1 and len(seeds) > 1:
+            d = [errors[setting][seed] - errors[other][seed] for seed in seeds]
+            found.append(Difference(setting, other, len(d), fmean(d), _sd(d) / len(d) ** 0.5))
+    return found
+
+
+def summarize(results: Mapping[Plan, Run | Exception]) -> dict[str, Any]:
+    """What came out of a grid, ready for JSON: final test errors are fractions.
+
+    Keys: settings (n, mean, sd of each), differences (setting − other: n, mean, se), runs (one
+    dictionary each), failed (name: why).
+    """
+    runs = {plan: run for plan, run in results.items() if isinstance(run, Run)}
+    errors: dict[Setting, dict[int, float]] = {}
+    labels = {}
+    for plan, run in runs.items():
+        labels[plan.setting] = plan.label
+        errors.setdefault(plan.setting, {})[plan.recipe.seed] = run.summary().final_error
+    settings = []
+    for setting, by_seed in errors.items():
+        ours = [run for plan, run in runs.items() if plan.setting == setting]
+        settings.append(
+            {
+                "name": labels[setting],
+                **setting._asdict(),
+                "lr": ours[0].recipe.lr,
+                "seeds": list(by_seed),
+                "diverged": sum(run.state.startswith("diverged") for run in ours),
+                **spread(list(by_seed.values()))._asdict(),
+            }
+        )
+    return {
+        "settings": settings,
+        "differences": [
+            {**d._asdict(), "setting": labels[d.setting], "other": labels[d.other]}
+            for d in differences(errors)
+        ],
+        "runs": [
+            {
+                "name": plan.name,
+                "folder": str(plan.folder),
+                "seed": plan.recipe.seed,
+                "state": run.state,
+                "epochs": len(run.rows),
+                **run.summary()._asdict(),
+            }
+            for plan, run in runs.items()
+        ],
+        "failed": {p.name: _reason(e) for p, e in results.items() if isinstance(e, Exception)},
+    }
+
+
+def _reason(error: Exception) -> str:
+    told = isinstance(error, RunError | ValueError)  # ours say all there is to say
+    text = " ".join(str(error).split())
+    return text if told else f"{type(error).__name__}: {text}"
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The same for people, in percent and percentage points."""
+    pad = max(len(row["name"]) for row in summary["settings"])
+    lines = [f"{'':<{pad}}   n    mean      sd"]
+    for row in summary["settings"]:
+        sd = "–" if row["sd"] is None else f"{100 * row['sd']:.2f}"
+        diverged = f"   {row['diverged']} diverged" if row["diverged"] else ""
+        lines.append(f"{row['name']:<{pad}}{row['n']:>4}{100 * row['mean']:>8.2f}{sd:>8}{diverged}")
+    if all(row["n"] == 1 for row in summary["settings"]):
+        lines += ["", "One seed has no spread: nothing is compared."]
+    if summary["differences"]:
+        lines += ["", "Differences seed by seed, in points, ± their standard error:", ""]
+    for d in summary["differences"]:
+        names = f"{d['setting']} − {d['other']}"
+        lines.append(
+            f"{names:<{2 * pad + 3}} {100 * d['mean']:>+7.2f} ± {100 * d['se']:.2f}   n = {d['n']}"
+        )
+    return "\n".join(lines)
