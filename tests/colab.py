@@ -93,7 +93,7 @@ def synchronized() -> dict[str, Any]:
 
 def added() -> list[dict[str, Any]]:
     """A run that grows by two rows."""
-    curves, recipe = FiveCurves([]), Recipe.paper("wn").scaled(epochs=2)
+    curves, recipe = FiveCurves([]), Recipe.paper("wn").replace(epochs=2)
     updates()
     for epoch in (1, 2):
         curves.add(recipe, Row(epoch, 0.003, 2.0, 0.8, 1.9, 0.7, 1.0))

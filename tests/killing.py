@@ -28,7 +28,7 @@ parts = {
     for what in ("images", "labels")
 }
 data = dataclasses.replace(sample, name="tiny", digest="tiny", **parts)
-recipe = Recipe.paper("wn_mobn").scaled(
+recipe = Recipe.paper("wn_mobn").replace(
     width=2, epochs=5, batch_size=10, init_images=20, inputs="symmetric"
 )
 

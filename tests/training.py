@@ -17,7 +17,7 @@ from wnlib.lab.runs import Row, RunError
 def small(norm: str = "wn", **changes: Any) -> Recipe:
     """For the 40 images of the fixture `tiny`."""
     settings = {"width": 4, "epochs": 4, "batch_size": 10, "init_images": 20, "inputs": "symmetric"}
-    return Recipe.paper(norm).scaled(**(settings | changes))
+    return Recipe.paper(norm).replace(**(settings | changes))
 
 
 def timeless(rows: Iterable[Row]) -> bytes:

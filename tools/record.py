@@ -32,7 +32,7 @@ def _divided(plans: list[Plan]) -> list[Plan]:
     """The same, where "normal" divides its weights: so it was when these were recorded."""
     normal = [plan.recipe.norm is Norm.NONE for plan in plans]
     return [
-        plan._replace(recipe=plan.recipe.scaled(plain="divided")) if bare else plan
+        plan._replace(recipe=plan.recipe.replace(plain="divided")) if bare else plan
         for plan, bare in zip(plans, normal, strict=True)
     ]
 
@@ -80,7 +80,7 @@ def _ablation(out: Path) -> list[Plan]:
     }
     return [
         plan._replace(
-            recipe=plan.recipe.scaled(**change),
+            recipe=plan.recipe.replace(**change),
             folder=plan.folder.parent / name / plan.folder.name,
             name=f"{name}/{plan.name}",
             label=f"{name}/{plan.label}",

@@ -6,18 +6,20 @@ What one does with it, from recorded runs to figures, is in `wnlib.lab`.
 __version__ = "0.2.0"
 
 from wnlib.data import load_cifar10
-from wnlib.init import data_dependent_init
+from wnlib.init import data_dependent_init_
 from wnlib.layers import MeanOnlyBatchNorm, Norm, weight_norm
 from wnlib.model import ConvPoolCNNC
 from wnlib.recipe import Recipe
-from wnlib.train import train
+from wnlib.train import Training, epochs, train
 
 __all__ = [
     "ConvPoolCNNC",
     "MeanOnlyBatchNorm",
     "Norm",
     "Recipe",
-    "data_dependent_init",
+    "Training",
+    "data_dependent_init_",
+    "epochs",
     "load_cifar10",
     "train",
     "weight_norm",

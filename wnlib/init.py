@@ -4,9 +4,9 @@ Equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/16
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,32 +14,41 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm as TorchWeightNorm
+from torch.utils.hooks import RemovableHandle
 
 from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, WeightNorm
 
 PART = 50  # images that are worked on at once
+TOLERANCE = 0.01  # of a mean or a standard deviation, once it is set
 
 
 @torch.no_grad()
-def data_dependent_init(model: nn.Module, images: Tensor) -> None:
+def data_dependent_init_(
+    model: nn.Module, images: Tensor, init_scale: float | Mapping[str, float] = 1.0
+) -> None:
     """Initialize g and b so that pre-activations start with mean 0 and variance 1 (eq. 6).
 
     One pass over one minibatch, with noise and dropout as in training, layer after layer: each
     linear or convolutional layer divides its scale by σ[t] and, where it has a bias, sets it to
-    −μ[t]/σ[t]. A weight-normalized layer changes g and keeps v, and so does one with a
-    frozen scale; a plain one changes its weights.
-    Mean-only BN after a layer takes over the centering: its offset and the layer's bias start at
-    zero and its running mean at μ[t]/σ[t]. Batch norm normalizes by itself: the layer before it is
-    left as it is, γ = 1, β = 0, and the running statistics are those of the minibatch.
+    −μ[t]/σ[t]. A weight-normalized layer changes g and keeps v, and so does one with a frozen
+    scale; a plain one changes its weights. Mean-only BN after a layer takes over the centring: its
+    offset and the layer's bias start at zero and its running mean at μ[t]/σ[t]. Batch norm
+    normalizes by itself: the layer before it is left as it is, γ = 1, β = 0, and the running
+    statistics are those of the minibatch. A last pass, with the same noise, checks it all.
 
     Args:
         model: made of the layers above; any other modules may stand between them.
         images: what the model takes, (N, …), N ≥ 2. The paper's released code uses 500 images.
+        init_scale: the standard deviation to start with, the paper's 1 by default; or, by name, of
+            some layers. Residual branches do better with less.
 
     Raises:
         ValueError: fewer than two images; images that are not finite; a channel that is constant
-            on the minibatch; a layer used twice. The model is left as it was.
-        TypeError: a layer whose weight has a parametrization other than weight normalization.
+            on the minibatch; a name that no layer has; a layer that does not come out as asked:
+            it is used twice, shares its weight, or something else computes it. The model is left
+            as it was.
+        TypeError: a layer whose weight has a parametrization other than weight normalization with
+            one g an output unit.
     """
     if len(images) < 2:
         raise ValueError(
@@ -50,150 +59,172 @@ def data_dependent_init(model: nn.Module, images: Tensor) -> None:
         raise ValueError(
             f"image {int(bad.nonzero()[0])} of the minibatch has NaN or infinite values"
         )
-    before = {name: value.clone() for name, value in _tensors(model)}
+    layers = {
+        module: name or "the model"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd)
+    }
+    scales = init_scale
+    if not isinstance(scales, Mapping):
+        scales = dict.fromkeys(layers.values(), scales)
+    if unknown := scales.keys() - layers.values():
+        raise ValueError(f"the model has no layer {', '.join(sorted(unknown))}")
+    before = [(t, t.clone()) for t in chain(model.parameters(), model.buffers())]
+    drawn = read_generators(images.device)
+
+    def set_(layer: nn.Module, _: object, t: Tensor) -> Tensor | None:
+        norm = followers.get(layer)
+        if isinstance(norm, _BatchNorm):
+            return None
+        std, mean = _std_mean(t, layer)
+        constant = ~(std > 1e-6 * mean.abs()).flatten()
+        if constant.any():
+            raise ValueError(
+                f"{layers[layer]}: output channel {int(constant.nonzero()[0])} is constant on this "
+                "minibatch, so it has no scale; use more, or more varied, images"
+            )
+        std /= scales.get(layers[layer], 1.0)
+        _divide(layer, layers[layer], std.flatten())
+        if layer.bias is None:
+            mean.zero_()
+        elif norm is not None:  # mean-only BN will centre: only what the bias added goes
+            mean.copy_(layer.bias.view(mean.shape))
+            layer.bias.zero_()
+        else:
+            layer.bias.copy_((layer.bias - mean.flatten()) / std.flatten())
+        out = torch.empty_like(t)
+        for part, there in zip(t.split(PART), out.split(PART), strict=True):
+            there.copy_((part - mean) / std)
+        return out
+
+    def check(layer: nn.Module, _: object, t: Tensor) -> None:
+        norm = followers.get(layer)
+        if isinstance(norm, _BatchNorm):
+            return
+        std, mean = (each / scales.get(layers[layer], 1.0) for each in _std_mean(t, layer))
+        off = (std - 1).abs().max().item()
+        if norm is None and layer.bias is not None:
+            off = max(off, mean.abs().max().item())
+        if not off < TOLERANCE:
+            raise ValueError(
+                f"{layers[layer]}: mean and deviation of its outputs are {off:.2g} off after "
+                "initialization; is it used twice, is its weight shared, or does a hook compute it?"
+            )
+
+    try:
+        with _in_training(model):
+            followers = _followers(model, layers, images)
+            for norm in model.modules():
+                if isinstance(norm, _BatchNorm):
+                    norm.reset_parameters()
+                elif isinstance(norm, MeanOnlyBatchNorm):
+                    norm.bias.zero_()
+            for visit in (set_, check):
+                write_generators(drawn)  # each pass sees the same noise
+                with _hooks(layer.register_forward_hook(visit) for layer in layers):
+                    model(images)
+    except BaseException:
+        for tensor, value in before:
+            tensor.copy_(value)
+        raise
+
+
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """The model in training mode, its running statistics those of the minibatch alone."""
     training = {module: module.training for module in model.modules()}
-    momentum = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
-    decay = {m: m.decay for m in model.modules() if isinstance(m, MeanOnlyBatchNorm)}
-    hooks = _InitHooks(model)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm | MeanOnlyBatchNorm)]
+    momentum = [norm.momentum for norm in norms]
     try:
         model.train()
-        for norm in momentum:
-            norm.momentum = 1.0  # the running statistics become the minibatch's
-        for norm in decay:
-            norm.decay = 0.0
-        model(images)
-    except BaseException:
-        for name, value in _tensors(model):
-            value.copy_(before[name])
-        raise
+        for norm in norms:
+            norm.momentum = 1.0
+        yield
     finally:
-        hooks.remove()
-        for norm, value in momentum.items():
+        for norm, value in zip(norms, momentum, strict=True):
             norm.momentum = value
-        for norm, value in decay.items():
-            norm.decay = value
         for module, value in training.items():
             module.training = value
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers, those too that `state_dict` leaves out."""
-    return chain(model.named_parameters(), model.named_buffers())
+@contextmanager
+def _hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    handles = list(handles)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _std_mean(t: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
-    """σ and μ over `dims`, the first among them, in fp64, in the shape of t with ones there."""
-    # In parts: of 500 images a layer of width 96 in fp64 is 400 MB.
+def _followers(
+    model: nn.Module, layers: Iterable[nn.Module], images: Tensor
+) -> dict[nn.Module, nn.Module]:
+    """The norm that takes the output of each layer, if one does, as it is."""
+    followers: dict[nn.Module, nn.Module] = {}
+    last: tuple[nn.Module, Tensor, int] | None = None
+
+    def after_layer(layer: nn.Module, _: object, t: Tensor) -> None:
+        nonlocal last
+        # Norms look at dimension 1: they follow no linear layer with its units elsewhere.
+        last = (layer, t, t._version) if _channel(layer, t) == 1 else None
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if last and inputs[0] is last[1] and inputs[0]._version == last[2]:  # not changed in place
+            followers[last[0]] = norm
+
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm | MeanOnlyBatchNorm)]
+    first = (layer.register_forward_hook(after_layer) for layer in layers)
+    then = (norm.register_forward_pre_hook(before_norm) for norm in norms)
+    with _hooks(chain(first, then)):
+        model(images)
+    return followers
+
+
+def _channel(layer: nn.Module, t: Tensor) -> int:
+    return t.ndim - 1 if isinstance(layer, nn.Linear) else 1
+
+
+def _std_mean(t: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """σ and μ of a layer's units, in fp64, in the shape of t with ones in the other dimensions."""
+    dims = [d for d in range(t.ndim) if d != _channel(layer, t)]
+    # In parts: of 500 images a layer of width 96 in fp64 is 400 MB. Apple's GPUs have no fp64.
+    wide = torch.float32 if t.device.type == "mps" else torch.float64
     count = math.prod(t.shape[d] for d in dims)
     parts = t.split(PART)
-    mean = sum(part.sum(dims, keepdim=True, dtype=torch.float64) for part in parts) / count
+    mean = sum(part.sum(dims, keepdim=True, dtype=wide) for part in parts) / count
     squares = ((part - mean).square_().sum(dims, keepdim=True) for part in parts)
     return (sum(squares) / count).sqrt(), mean
 
 
-def _scaled(t: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(t − μ)/σ, taken in fp64, in the type and the memory format of t."""
-    out = torch.empty_like(t)
-    for part, there in zip(t.split(PART), out.split(PART), strict=True):
-        there.copy_((part - mean) / std)
-    return out
+def _divide(layer: nn.Module, name: str, factor: Tensor) -> None:
+    """Divide the scale of every output unit by `factor` (units,), in place: g, s, or the weight."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        units = WeightNorm(layer, "weight", exp=False)
+        units.units(layer.weight).div_(factor.view(units.norm(layer.weight).shape))
+        return
+    steps = layer.parametrizations.weight
+    kind = steps[0] if len(steps) == 1 else None
+    known = isinstance(kind, WeightNorm | TorchWeightNorm)
+    g = kind.g if isinstance(kind, FrozenScale) else steps.original0 if known else torch.empty(0)
+    if g.numel() != len(factor):
+        raise TypeError(
+            f"{name}: its weight has a parametrization other than weight normalization with one g "
+            "an output unit; wnlib.weight_norm gives it that"
+        )
+    factor = factor.view(g.shape)
+    g.copy_(g - factor.log() if getattr(kind, "exp", False) else g / factor)
 
 
-class _Last(NamedTuple):
-    """The layer that ran last. A norm knows that it follows by the tensor that it is handed."""
-
-    layer: nn.Module
-    out: Tensor  # as given on
-    version: int  # of out: an activation may work in place
-    t: Tensor  # as it was
-    before: list[tuple[Tensor, Tensor]]  # parameters and the values they had
+def read_generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators on the CPU and on the device, by the device's type."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = getattr(torch, device.type).get_rng_state()
+    return state
 
 
-class _InitHooks:
-    """The forward hooks behind `data_dependent_init`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.names = {module: name or "the model" for name, module in model.named_modules()}
-        self.seen: set[nn.Module] = set()
-        self.last: _Last | None = None
-        self.handles = []
-        for module in model.modules():
-            if isinstance(module, nn.Linear | _ConvNd):
-                self.handles.append(module.register_forward_pre_hook(self.before_layer))
-                self.handles.append(module.register_forward_hook(self.after_layer))
-            elif isinstance(module, _BatchNorm | MeanOnlyBatchNorm):
-                self.handles.append(module.register_forward_pre_hook(self.before_norm))
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def before_layer(self, _layer: nn.Module, _inputs: object) -> None:
-        self.last = None  # no norm follows it now, and its tensors are large
-
-    def after_layer(self, layer: nn.Module, _inputs: object, t: Tensor) -> Tensor:
-        name = self.names[layer]
-        if layer in self.seen:
-            raise ValueError(f"{name} is used twice; no one scale suits both uses")
-        self.seen.add(layer)
-        channel = t.ndim - 1 if isinstance(layer, nn.Linear) else 1
-        dims = [d for d in range(t.ndim) if d != channel]
-        std, mean = _std_mean(t, dims)
-        constant = ~(std > 1e-6 * mean.abs()).flatten()
-        if constant.any():
-            raise ValueError(
-                f"{name}: output channel {int(constant.nonzero()[0])} is constant on this "
-                "minibatch, so it has no scale; use more, or more varied, images"
-            )
-        scale = self._scale(layer, name)
-        before = [(p, p.clone()) for p in (scale, layer.bias) if p is not None]
-        self._divide(layer, scale, std.flatten())
-        if layer.bias is not None:
-            layer.bias.copy_((layer.bias - mean.flatten()) / std.flatten())
-            out = _scaled(t, mean, std)
-        else:  # nothing to centre with: mean-only BN follows, or nobody
-            out = _scaled(t, torch.zeros_like(mean), std)
-        # Norms look at dimension 1: they follow no linear layer with its units elsewhere.
-        self.last = _Last(layer, out, out._version, t, before) if channel == 1 else None
-        return out
-
-    def before_norm(self, norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        last = self.last
-        x = inputs[0]
-        follows = last is not None and x is last.out and x._version == last.version
-        if isinstance(norm, MeanOnlyBatchNorm):
-            norm.bias.zero_()
-            if not follows or last.layer.bias is None:
-                return None
-            uncentred = x - last.layer.bias.view(-1, *[1] * (x.ndim - 2))
-            last.layer.bias.zero_()
-            return (uncentred,)
-        norm.reset_parameters()
-        if not follows:
-            return None
-        for parameter, value in last.before:  # batch norm scales by itself: put the layer back
-            parameter.copy_(value)
-        return (last.t,)
-
-    @staticmethod
-    def _scale(layer: nn.Module, name: str) -> Tensor:
-        """The tensor that carries a layer's scale: g or s, or the weight itself."""
-        if not parametrize.is_parametrized(layer, "weight"):
-            return layer.weight
-        steps = layer.parametrizations.weight
-        if len(steps) == 1 and isinstance(steps[0], WeightNorm | TorchWeightNorm):
-            return steps.original0
-        if len(steps) == 1 and isinstance(steps[0], FrozenScale):
-            return steps[0].g
-        raise TypeError(f"{name}: the weight has a parametrization other than weight normalization")
-
-    @staticmethod
-    def _divide(layer: nn.Module, scale: Tensor, factor: Tensor) -> None:
-        """Divide every output unit's weight by `factor` (units,), in place."""
-        if parametrize.is_parametrized(layer, "weight"):
-            exp = getattr(layer.parametrizations.weight[0], "exp", False)
-            factor = factor.view(scale.shape)
-            scale.copy_(scale - factor.log() if exp else scale / factor)
-        else:
-            units = WeightNorm(layer, exp=False)
-            scale.div_(units.spread(factor.view(units.norm(scale).shape), scale))
+def write_generators(state: dict[str, Tensor]) -> None:
+    """Set them to what `read_generators` has read."""
+    for name, value in state.items():
+        (torch if name == "cpu" else getattr(torch, name)).set_rng_state(value)

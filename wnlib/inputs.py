@@ -1,17 +1,17 @@
 """From bytes to what the network sees: [0, 1], (x − 127.5)/128, and ZCA whitening."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
+from secrets import token_hex
 from typing import Literal
-from zipfile import ZipFile
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wnlib.data import Cifar10, cache_dir
-from wnlib.files import write_whole
 
 Inputs = Literal["unit", "symmetric", "zca"]
 
@@ -91,42 +91,39 @@ class ZCA:
         """
         if regularization is None:
             regularization = 1e-2 if len(data.train_images) < 3072 else 1e-5
-        path = cache_dir() / f"whitening-{data.digest}.pt"
-        shapes = [(3072,), (3072,), (3072, 3072)]
+        path = cache_dir() / f"whitening-{data.digest}.npz"
         try:
-            with ZipFile(path) as file:  # torch.load leaves the checksums alone
-                whole = file.testzip() is None
-            parts = torch.load(path, weights_only=True)
-            if whole and [tuple(part.shape) for part in parts] == shapes:
+            with np.load(path) as file:  # which checks sums, and unpickles nothing
+                parts = [torch.from_numpy(file[name]) for name in ("mean", "values", "vectors")]
+            if [part.shape for part in parts] == [(3072,), (3072,), (3072, 3072)]:
                 return cls(*parts, regularization)
         except Exception:  # missing or damaged, in any of the ways a file can be: fit again
             pass
         zca = cls.fit(_in_parts(data.train_images, symmetric), regularization)
-        content = BytesIO()
-        torch.save([zca.mean, zca.eigenvalues, zca.eigenvectors], content)
-        try:
+        arrays = {"mean": zca.mean, "values": zca.eigenvalues, "vectors": zca.eigenvectors}
+        partial = path.with_name(f"{token_hex(4)}.partial.npz")  # never half a file by that name
+        with suppress(OSError):  # a cache that cannot be written is done without
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content.getvalue())
-        except OSError:  # a cache that cannot be written is done without
-            pass
+            np.savez(partial, **{name: array.numpy() for name, array in arrays.items()})
+            partial.replace(path)
         return zca
 
 
 def prepare(data: Cifar10, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last."""
-    if inputs == "zca":
+    how = {"unit": unit, "symmetric": symmetric}.get(inputs)
+    if how is None:
         zca = ZCA.of(data)
 
-        def scale(images: Tensor) -> Tensor:
+        def how(images: Tensor) -> Tensor:
             return zca.whiten(symmetric(images))
-    else:
-        scale = {"unit": unit, "symmetric": symmetric}[inputs]
-    return _in_parts(data.train_images, scale), _in_parts(data.test_images, scale)
+
+    return _in_parts(data.train_images, how), _in_parts(data.test_images, how)
 
 
-def _in_parts(images: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
+def _in_parts(images: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     """Every step on the way needs another copy of what it works on: better of a part."""
-    scaled = torch.empty(images.shape, memory_format=torch.channels_last)
-    for part, there in zip(images.split(PART), scaled.split(PART), strict=True):
-        there.copy_(scale(part))
-    return scaled
+    done = torch.empty(images.shape, memory_format=torch.channels_last)
+    for part, there in zip(images.split(PART), done.split(PART), strict=True):
+        there.copy_(how(part))
+    return done

@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
+
+from wnlib._cpu import Centre, channel_mean, shift
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,7 +37,7 @@ class Norm(StrEnum):
 
     @property
     def mean_only(self) -> bool:
-        """Whether the layers' outputs are centered over the minibatch, without being scaled."""
+        """Whether the layers' outputs are centred over the minibatch, without being scaled."""
         return self in (Norm.MOBN, Norm.WN_MOBN)
 
 
@@ -52,27 +53,31 @@ _LABELS = {
 class WeightNorm(nn.Module):
     """w = g v / ‖v‖ (eq. 2) as a parametrization; its originals are (g, v), or (s, v) with g = eˢ.
 
-    The order and the names (original0, original1) are those of PyTorch's own
-    `parametrizations.weight_norm`, so checkpoints go either way.
+    Their order and names (original0, original1) are those of PyTorch's own
+    `parametrizations.weight_norm`.
     """
 
-    def __init__(self, layer: nn.Module, exp: bool) -> None:
+    def __init__(self, layer: nn.Module, name: str, exp: bool) -> None:
         super().__init__()
         # Transposed convolutions keep their output units in dimension 1 of the weight, split into
         # groups along dimension 0; every other layer keeps them in dimension 0.
-        transposed = getattr(layer, "transposed", False)
-        self.groups = layer.groups if transposed else 1
+        transposed = getattr(layer, "transposed", False) and name == "weight"
+        self.groups: int = getattr(layer, "groups", 1) if transposed else 1
         unit = 1 if transposed else 0
+        ndim = getattr(layer, name).ndim
         if self.groups > 1:  # v is seen as (groups, in/groups, out/groups, ...)
-            self.dims = [1, *range(3, layer.weight.ndim + 1)]
+            self.dims = [1, *range(3, ndim + 1)]
         else:
-            self.dims = [d for d in range(layer.weight.ndim) if d != unit]
+            self.dims = [d for d in range(ndim) if d != unit]
         self.exp = exp
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        scale = g.exp() if self.exp else g
-        w = _Scaled.apply(scale, self.units(v), self.dims)
-        return w.flatten(0, 1) if self.groups > 1 else w
+        if self.exp:
+            g = g.exp()
+        norm = self.norm(v)
+        # 1 stands in for ‖v‖ = 0: w is zero there, and the gradients are finite.
+        w = self.units(v) * (g / (norm + (norm == 0)))  # v first: w has its memory format
+        return (w.flatten(0, 1) if self.groups > 1 else w).to(v.dtype)
 
     def right_inverse(self, w: Tensor) -> tuple[Tensor, Tensor]:
         g = self.norm(w)
@@ -86,97 +91,11 @@ class WeightNorm(nn.Module):
 
     def norm(self, v: Tensor) -> Tensor:
         """‖v‖ of every output unit, in fp32 or wider, in the shape of g."""
-        return _norm(self.units(v), self.dims)
-
-    def spread(self, ratio: Tensor, v: Tensor) -> Tensor:
-        """One number an output unit, in the shape of g, as it broadcasts against v."""
-        if self.groups == 1:
-            return ratio
-        return ratio.expand(-1, v.shape[0] // self.groups, *ratio.shape[2:]).flatten(0, 1)
+        wide = torch.promote_types(v.dtype, torch.float32)
+        return torch.linalg.vector_norm(self.units(v), dim=self.dims, keepdim=True, dtype=wide)
 
 
-class _Scaled(torch.autograd.Function):
-    """w = g v / ‖v‖ with its gradients (eq. 3); ‖v‖ over `dims`, g with ones there.
-
-    Autograd finds the same gradients, in twice the time. Where v is zero, 1 stands in for ‖v‖:
-    w is zero there, and the gradients are finite.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(g: Tensor, v: Tensor, dims: list[int]) -> Tensor:
-        norm = _norm(v, dims)
-        # v first: the product has v's memory format.
-        return (v * (g / (norm + (norm == 0)))).to(v.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, list[int]], output: Tensor) -> None:
-        g, v, ctx.dims = inputs
-        ctx.save_for_backward(g, v)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        g, v = ctx.saved_tensors
-        norm = _norm(v, ctx.dims)
-        norm = norm + (norm == 0)
-        grad_w, wide_v = grad.to(norm.dtype), v.to(norm.dtype)
-        grad_g = (grad_w * wide_v).sum(ctx.dims, keepdim=True) / norm
-        ratio = g / norm
-        grad_v = torch.addcmul(grad_w * ratio, wide_v, ratio * grad_g / norm, value=-1)
-        return grad_g.to(g.dtype), grad_v.to(v.dtype), None
-
-
-def _norm(v: Tensor, dims: list[int]) -> Tensor:
-    dtype = torch.promote_types(v.dtype, torch.float32)
-    return torch.linalg.vector_norm(v, dim=dims, keepdim=True, dtype=dtype)
-
-
-def weight_norm(module: M, scale: Literal["linear", "exp"] = "linear") -> M:
-    """Write the weight of a layer as w = g v / ‖v‖, one g an output unit (eq. 2).
-
-    The weight becomes a `torch.nn.utils.parametrize` parametrization with the parameters
-    ``parametrizations.weight.original0`` (g, one an output unit, shaped to broadcast) and
-    ``original1`` (v, shaped as the weight). The layer computes what it computed before.
-
-    Precision: the norm and the product are taken in fp32 (or the weight's type, if wider), under
-    autocast too; w has v's type and memory format. Where v is zero, w is zero and the gradients
-    are finite.
-
-    Args:
-        module: any layer with a floating-point `weight` of two or more dimensions: Linear,
-            Conv1d-3d, ConvTranspose1d-3d, Bilinear, Embedding.
-        scale: "linear" learns g; "exp" learns s with g = eˢ (Section 2).
-
-    Returns:
-        The same module.
-
-    Raises:
-        ValueError: the weight is parametrized already, or has one dimension, or `scale` is neither.
-        TypeError: the module has no weight, or has one that is lazy or not floating point.
-    """
-    kind = type(module).__name__
-    if scale not in ("linear", "exp"):
-        raise ValueError(f'scale is "linear" or "exp", not {scale!r}')
-    if parametrize.is_parametrized(module, "weight"):
-        raise ValueError(
-            f"{kind}.weight is parametrized already; call "
-            'torch.nn.utils.parametrize.remove_parametrizations(layer, "weight") first'
-        )
-    weight = getattr(module, "weight", None)
-    if isinstance(module, LazyModuleMixin):
-        raise TypeError(f"{kind} has no shape yet; run it once on an input, then call weight_norm")
-    if not isinstance(weight, nn.Parameter):
-        raise TypeError(f"{kind} has no parameter named weight to normalize")
-    if not weight.is_floating_point():
-        raise TypeError(f"{kind}.weight is {weight.dtype}; weight_norm needs floating point")
-    if weight.ndim < 2:
-        raise ValueError(f"{kind}.weight has shape {tuple(weight.shape)}; it needs two dimensions")
-    parametrize.register_parametrization(module, "weight", WeightNorm(module, scale == "exp"))
-    return module
-
-
-class FrozenScale(nn.Module):
+class FrozenScale(WeightNorm):
     """w = g W as a parametrization: one g an output unit, set by initialization, not trained.
 
     The "normal" network of the paper's released code: W stays as drawn, so that Adam, whose steps
@@ -185,45 +104,135 @@ class FrozenScale(nn.Module):
 
     g: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        shape = (len(weight), *[1] * (weight.ndim - 1))
-        self.register_buffer("g", torch.ones(shape))  # (units, 1, …)
+    def __init__(self, layer: nn.Module, name: str = "weight") -> None:
+        super().__init__(layer, name, exp=False)
+        self.register_buffer("g", torch.ones_like(self.norm(getattr(layer, name).detach())))
 
     def forward(self, w: Tensor) -> Tensor:
-        return w * self.g
+        w = self.units(w) * self.g
+        return w.flatten(0, 1) if self.groups > 1 else w
 
     def right_inverse(self, w: Tensor) -> Tensor:
-        return w / self.g
+        w = self.units(w) / self.g
+        return w.flatten(0, 1) if self.groups > 1 else w
+
+
+def weight_norm(module: M, name: str = "weight", scale: Literal["linear", "exp"] = "linear") -> M:
+    """Write a weight of a layer as w = g v / ‖v‖, one g an output unit (eq. 2).
+
+    The weight becomes a `torch.nn.utils.parametrize` parametrization with the parameters
+    ``parametrizations.<name>.original0`` (g, one an output unit, shaped to broadcast) and
+    ``original1`` (v, shaped as the weight). The layer computes what it computed before. Several
+    weights of one module take one call each: ``weight_ih_l0`` and ``weight_hh_l0`` of an LSTM.
+
+    To set the weight, assign to it (``layer.weight = w``) or call ``layer.reset_parameters()``.
+    What changes ``layer.weight`` in place, as ``nn.init`` does, changes a copy: that is so with
+    every parametrization of torch.
+
+    Checkpoints: those of torch's `parametrizations.weight_norm` and of its older hook
+    (``weight_g``, ``weight_v``) load as they are, and load there, where g is one number an output
+    unit; that is every layer but a transposed convolution. There torch has by default one g an
+    input channel: such a checkpoint loads too, as the same w, with g = ‖w‖ of each output unit.
+
+    Precision: the norm and the product are taken in fp32 (or the weight's type, if wider), under
+    autocast too; w has v's type and memory format. Where v is zero, w is zero and the gradients
+    are finite.
+
+    Args:
+        module: a layer with that weight: Linear, Conv1d-3d, ConvTranspose1d-3d, Bilinear,
+            Embedding, LSTM, GRU, MultiheadAttention (``in_proj_weight``), ...
+        name: of the weight, which is floating point and has two or more dimensions.
+        scale: "linear" learns g; "exp" learns s with g = exp(s) (Section 2).
+
+    Returns:
+        The same module.
+
+    Raises:
+        ValueError: the weight is parametrized already, or has one dimension, or `scale` is neither.
+        TypeError: the module has no such weight, or it is lazy or not floating point.
+    """
+    kind = type(module).__name__
+    if scale not in ("linear", "exp"):
+        raise ValueError(f'scale is "linear" or "exp", not {scale!r}')
+    if parametrize.is_parametrized(module, name):
+        raise ValueError(
+            f"{kind}.{name} is parametrized already; call "
+            f'torch.nn.utils.parametrize.remove_parametrizations(layer, "{name}") first'
+        )
+    weight = getattr(module, name, None)
+    if isinstance(module, LazyModuleMixin):
+        raise TypeError(f"{kind} has no shape yet; run it once on an input, then call weight_norm")
+    if not isinstance(weight, nn.Parameter):
+        raise TypeError(f"{kind} has no parameter named {name} to normalize")
+    if not weight.is_floating_point():
+        raise TypeError(f"{kind}.{name} is {weight.dtype}; weight_norm needs floating point")
+    if weight.ndim < 2:
+        raise ValueError(f"{kind}.{name} has shape {tuple(weight.shape)}; it needs two dimensions")
+    form = WeightNorm(module, name, scale == "exp")
+    parametrize.register_parametrization(module, name, form)
+    module._register_load_state_dict_pre_hook(
+        lambda state, prefix, *_: _adopt(form, name, state, prefix)
+    )
+    parametrized = type(module)  # a class of this module's own
+    if hasattr(module, "reset_parameters") and "reset_parameters" not in vars(parametrized):
+        parametrized.reset_parameters = _reset_parameters  # type: ignore[attr-defined]
+    return module
+
+
+def _adopt(form: WeightNorm, name: str, state: dict[str, Any], prefix: str) -> None:
+    """Bring the g and v of a checkpoint into our form: the older hook's, or one g an input unit."""
+    ours = [f"{prefix}parametrizations.{name}.original{i}" for i in (0, 1)]
+    hooks = [f"{prefix}{name}_{letter}" for letter in "gv"]
+    old = all(key in state for key in hooks)
+    g, v = (state.get(key) for key in (hooks if old else ours))
+    if g is None or v is None:
+        return
+    if g.shape != form.norm(v).shape or (old and form.exp):
+        dims = [d for d in range(v.ndim) if g.ndim == 0 or g.shape[d] == 1]
+        g, v = form.right_inverse(v * (g / torch.linalg.vector_norm(v, dim=dims, keepdim=True)))
+    state |= dict(zip(ours, (g, v), strict=True))
+    for key in hooks:
+        state.pop(key, None)
+
+
+def _reset_parameters(self: nn.Module) -> None:
+    """The layer's own `reset_parameters`, whose new weights become new g and v."""
+    with torch.no_grad(), parametrize.cached():  # so that what it fills in place is kept
+        super(type(self), self).reset_parameters()  # type: ignore[misc]
+        drawn = {name: getattr(self, name).clone() for name in self.parametrizations}
+    for name, weight in drawn.items():
+        setattr(self, name, weight)
 
 
 class MeanOnlyBatchNorm(nn.Module):
-    """t̃ = t − μ[t] + b over the minibatch (Section 4): centered like BN, never scaled.
+    """t̃ = t − μ[t] + b over the minibatch (eq. 7): centred like BN, never scaled.
 
-    In training μ is the minibatch mean of each channel, and its gradient centers ∇_t L (eq. 8);
-    in evaluation a running average takes its place.
+    In training μ is the minibatch mean of each channel, and its gradient centres ∇_t L (eq. 8); in
+    evaluation a running average takes its place.
 
     Precision: means are taken and kept in fp32 (or the input's type, if wider); the output has the
     input's type.
 
     Args:
         num_features: the number of channels C.
-        decay: the running mean becomes decay · old + (1 − decay) · minibatch mean.
+        momentum: as in `nn.BatchNorm2d`: the running mean becomes (1 − momentum) · old + momentum ·
+            minibatch mean. The paper's decay of 0.9 is a momentum of 0.1.
 
     Shape:
         (N, C) or (N, C, …), up to five dimensions, to the same shape.
 
     Raises:
-        ValueError: another number of dimensions or of channels, or a decay outside [0, 1].
+        ValueError: another number of dimensions or of channels; a single value a channel in
+            training, whose mean is itself; a momentum outside [0, 1].
     """
 
     running_mean: Tensor
 
-    def __init__(self, num_features: int, decay: float = 0.9) -> None:
+    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay lies in [0, 1], not {decay}")
-        self.decay = decay
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum lies in [0, 1], not {momentum}")
+        self.momentum = momentum
         self.bias = nn.Parameter(torch.zeros(num_features))  # (C,)
         self.register_buffer("running_mean", torch.zeros(num_features))  # (C,)
 
@@ -234,66 +243,15 @@ class MeanOnlyBatchNorm(nn.Module):
                 f"five dimensions, not {tuple(t.shape)}"
             )
         if not self.training:
-            return _add(t, self.bias - self.running_mean)
-        mean = _mean(t.detach())
+            return shift(t, self.bias - self.running_mean)
+        if t.numel() == t.shape[1]:
+            raise ValueError(f"expected more than one value a channel, not {tuple(t.shape)}")
+        if not t.numel():
+            return t + self.bias.sum() * 0  # nothing to average; b has a gradient of zero
+        mean = channel_mean(t.detach())  # μ[t], (C,)
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.decay)
-        return _Centre.apply(t, mean, self.bias)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        return Centre.apply(t, mean, self.bias)  # t − μ[t] + b
 
     def extra_repr(self) -> str:
-        return f"{len(self.bias)}, decay={self.decay}"
-
-
-class _Centre(torch.autograd.Function):
-    """t̃ = t − μ[t] + b with its gradient, ∇_t L = ∇_t̃ L − μ[∇_t̃ L] (eq. 8).
-
-    Autograd finds the same gradient, in more passes over the large tensors.
-    """
-
-    @staticmethod
-    def forward(t: Tensor, mean: Tensor, bias: Tensor) -> Tensor:
-        return _add(t, bias - mean)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.bias_dtype = inputs[2].dtype
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
-        mean = _mean(grad)
-        count = grad.numel() // grad.shape[1]
-        return _add(grad, -mean), None, (mean * count).to(ctx.bias_dtype)
-
-
-def _mean(t: Tensor) -> Tensor:
-    """The mean of each channel, (N, C, …) to (C,), in fp32 or wider."""
-    if t.dtype is torch.bfloat16 and t.device.type == "cpu" and t.ndim > 2:
-        return _bf16_sum(t) / (t.numel() // t.shape[1])
-    dtype = torch.promote_types(t.dtype, torch.float32)
-    return t.mean([0, *range(2, t.ndim)], dtype=dtype)
-
-
-def _bf16_sum(t: Tensor) -> Tensor:
-    """The sum of each channel in fp32 to 17 bits, bf16 (N, C, …) to (C,).
-
-    On a CPU torch copies a bf16 tensor to fp32 before it adds it up. A product with ones adds in
-    fp32 where it stands and rounds the sum to bf16; a second one finds what the rounding took off.
-    At width 96 that takes a tenth of the time.
-    """
-    pixels = t.flatten(2)  # (N, C, P)
-    ones = t.new_ones(len(t), pixels.shape[2], 1)
-    rough = torch.bmm(pixels, ones)  # (N, C, 1)
-    rest = torch.baddbmm(rough, pixels, ones, beta=-1)
-    return (rough.float() + rest).sum((0, 2))
-
-
-def _add(t: Tensor, shift: Tensor) -> Tensor:
-    """t (N, C, …) plus a number a channel, shift (C,), in the type of t.
-
-    Batch norm in evaluation, with mean 0 and variance 1, is that sum. On a CPU its kernel takes a
-    third of the time that a broadcast sum takes over a channels-last tensor in bf16.
-    """
-    shift = shift.to(torch.promote_types(t.dtype, torch.float32))
-    one = torch.ones_like(shift)
-    # eps must be positive in torch 2.10 to 2.12, and 1 + 1e-30 is 1.
-    return F.batch_norm(t, torch.zeros_like(shift), one, one, shift, eps=1e-30)
+        return f"{len(self.bias)}, momentum={self.momentum}"

@@ -1,7 +1,7 @@
 """Everything that defines a training run, in one frozen place."""
 
 import dataclasses
-import sys
+import math
 from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any, Literal, get_args
@@ -47,42 +47,29 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", Norm(self.norm))
-        name = self.name
-        named = isinstance(name, str) and 0 < len(name) <= 60 and name.isprintable()
-        self._demand("name", named and not {*name} & {*"/\\"}, "a short name without slashes")
-        for field in ("width", "epochs", "batch_size"):
-            self._demand(field, _is_whole(getattr(self, field), 1), "a whole number from 1 up")
-        images = self.init_images
-        self._demand("init_images", _is_whole(images, 0) and images != 1, "0 or from 2 up")
-        for field in ("width", "epochs", "batch_size", "init_images"):
-            self._demand(field, getattr(self, field) <= 100_000, "at most 100,000")
-        seed = _is_whole(self.seed, 0) and self.seed < 2**64
-        self._demand("seed", seed, "a whole number from 0 to 2⁶⁴ − 1")
-        for field in ("lr", "adam_eps", "bn_eps"):
-            value = getattr(self, field)
-            self._demand(field, _is_number(value) and value > 0, "a number above 0")
-        self._demand("sigma", _is_number(self.sigma), "a number from 0 up")
-        for field in ("dropout", "beta1", "late_beta1"):
-            value = getattr(self, field)
-            self._demand(field, _is_number(value) and value < 1, "in [0, 1)")
-        decay_from = self.decay_from
-        self._demand("decay_from", _is_number(decay_from) and decay_from <= 1, "in [0, 1]")
-        for field, choices in (
-            ("inputs", get_args(Inputs)),
-            ("noise", ("gaussian", "uniform")),
-            ("scale", ("linear", "exp")),
-            ("plain", ("divided", "frozen")),
+        scales = ("linear", "exp") if self.norm.weight_normalized else ("linear",)
+        plains = ("divided", "frozen") if self.norm in (Norm.NONE, Norm.MOBN) else ("divided",)
+        name_rule = "a short name without slashes"
+        for fields, kind, holds, what in (
+            ("name", str, lambda s: 0 < len(s) <= 60 and s.isprintable(), name_rule),
+            ("name", str, lambda s: not {*s} & {*"/\\"}, name_rule),
+            ("inputs", str, get_args(Inputs).__contains__, f"one of {', '.join(get_args(Inputs))}"),
+            ("noise", str, ("gaussian", "uniform").__contains__, "gaussian or uniform"),
+            ("scale", str, scales.__contains__, f"{' or '.join(scales)} with {self.norm.label}"),
+            ("plain", str, plains.__contains__, f"{' or '.join(plains)} with {self.norm.label}"),
+            ("width epochs batch_size", int, lambda n: 0 < n <= 10**5, "from 1 to 100,000"),
+            ("init_images", int, lambda n: n == 0 or 1 < n <= 10**5, "0 or from 2 to 100,000"),
+            ("seed", int, lambda n: 0 <= n < 2**64, "a whole number from 0 to 2⁶⁴ − 1"),
+            ("lr adam_eps bn_eps", float, lambda x: 0 < x < math.inf, "a number above 0"),
+            ("sigma", float, lambda x: 0 <= x < math.inf, "a number from 0 up"),
+            ("dropout beta1 late_beta1", float, lambda x: 0 <= x < 1, "in [0, 1)"),
+            ("decay_from", float, lambda x: 0 <= x <= 1, "in [0, 1]"),
         ):
-            self._demand(field, getattr(self, field) in choices, f"one of {', '.join(choices)}")
-        exp = self.scale == "exp"
-        self._demand("scale", self.norm.weight_normalized or not exp, "linear without weight norm")
-        frozen = self.plain == "frozen"
-        bare = self.norm in (Norm.NONE, Norm.MOBN)
-        self._demand("plain", bare or not frozen, "divided with weight norm or batch norm")
-
-    def _demand(self, field: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"{field} is {what}, not {short(getattr(self, field))}")
+            for field in fields.split():
+                value = getattr(self, field)
+                known = isinstance(value, int | float if kind is float else kind)
+                if not known or isinstance(value, bool) or not holds(value):
+                    raise ValueError(f"{field} is {what}, not {short(value)}")
 
     @classmethod
     def paper(cls, norm: Norm | str) -> "Recipe":
@@ -111,7 +98,7 @@ class Recipe:
             init_images=500 if norm.weight_normalized else 0,  # only with weight norm (6.C, code)
         )
 
-    def scaled(self, **changes: Any) -> "Recipe":
+    def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed; the schedule follows the number of epochs.
 
         Raises:
@@ -133,12 +120,3 @@ class Recipe:
     def beta1_at(self, epoch: int) -> float:
         """Adam's β₁ of an epoch, counted from 0."""
         return self.beta1 if epoch < self.epochs * self.decay_from else self.late_beta1
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    whole_or_not = isinstance(value, int | float) and not isinstance(value, bool)
-    return whole_or_not and 0 <= value <= sys.float_info.max

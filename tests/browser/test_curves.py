@@ -27,7 +27,7 @@ def report() -> list[Run]:
 
 
 def made(norm: str, errors: list[float], state: str = "finished", **changes: object) -> Run:
-    recipe = Recipe.paper(norm).scaled(**{"epochs": len(errors)} | changes)
+    recipe = Recipe.paper(norm).replace(**{"epochs": len(errors)} | changes)
     nan = math.nan
     rows = [Row(i, 0.003, 4 * e, nan, nan, e, 1.0) for i, e in enumerate(errors, 1)]
     return Run(recipe, rows, state)

@@ -36,7 +36,7 @@ data = load_cifar10()
 few = {n: getattr(data, n)[:200] for n in ("train_images", "train_labels")}
 few |= {n: getattr(data, n)[:100] for n in ("test_images", "test_labels")}
 data = dataclasses.replace(data, name="few", digest="few", **few)
-recipe = Recipe.report("wn").scaled(width=1, epochs=8, init_images=100)
+recipe = Recipe.report("wn").replace(width=1, epochs=8, init_images=100)
 curves = FiveCurves([])
 display(curves)
 for row in train(recipe, data, device="cpu"):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, data_dependent_init, weight_norm
+from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, data_dependent_init_, weight_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 every_norm = pytest.mark.parametrize("norm", list(Norm))
@@ -112,7 +112,7 @@ def test_g_and_b_are_the_released_codes(layer, shape, scale):
     ones = np.ones(len(layer.bias))
     ratio, b = released(numpy(layer(x)), ones)  # g_new / g
     chain = [p.detach().clone() for p in layer.parametrizations.weight.parameters()] if scale else 0
-    data_dependent_init(layer, x)
+    data_dependent_init_(layer, x)
     np.testing.assert_allclose(numpy(layer.bias), b, rtol=1e-9, atol=1e-12)
     if scale:
         g, v = layer.parametrizations.weight.parameters()
@@ -134,7 +134,7 @@ def test_every_preactivation_starts_normal(norm, scale, images):
     # With an epsilon that cannot be seen beside small variances.
     model = ConvPoolCNNC(norm, 4, scale=scale, bn_eps=1e-10)
     state = torch.get_rng_state()
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     torch.set_rng_state(state)  # the same noise and dropout again
     layers = is_layer if norm in (Norm.NONE, Norm.WN) else is_norm
     seen = outputs(model, images, layers)
@@ -149,7 +149,7 @@ def test_every_preactivation_starts_normal(norm, scale, images):
 def test_evaluation_agrees_on_that_minibatch(norm, images):
     """Without noise and dropout, running statistics are the minibatch's from the start."""
     model = ConvPoolCNNC(norm, 4, noise=nn.Identity(), dropout=0.0)
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     with torch.no_grad():
         model.eval()
         evaluated = model(images)
@@ -164,9 +164,9 @@ def test_evaluation_agrees_on_that_minibatch(norm, images):
 @every_norm
 def test_twice_is_once(norm, images):
     model = ConvPoolCNNC(norm, 4, noise=nn.Identity(), dropout=0.0)
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     first = copy.deepcopy(model.state_dict())
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     for name, value in model.state_dict().items():
         if "num_batches" not in name:
             torch.testing.assert_close(value, first[name], rtol=1e-3, atol=1e-4)
@@ -176,7 +176,7 @@ def test_first_layer_is_the_released_codes(images):
     model = ConvPoolCNNC("wn", 4, noise=nn.Identity())
     layer = model.conv1.layer
     g, b = released(numpy(layer(images)), numpy(layer.parametrizations.weight.original0).ravel())
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     got = numpy(layer.parametrizations.weight.original0).ravel()
     np.testing.assert_allclose(got, g, rtol=1e-4)
     np.testing.assert_allclose(numpy(layer.bias), b, rtol=1e-3, atol=1e-5)
@@ -186,7 +186,7 @@ def test_first_layer_is_the_released_codes(images):
 def test_weight_norm_keeps_v(norm, images):
     model = ConvPoolCNNC(norm, 4)
     before = copy.deepcopy(model.state_dict())
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     for name, value in model.state_dict().items():
         if name.endswith("original1"):
             assert torch.equal(value, before[name])
@@ -200,7 +200,7 @@ def test_mean_only_bn_takes_the_mean_over(norm, images):
     with torch.no_grad():
         model.conv1.norm.bias.fill_(3)
     t = numpy(model.conv1.layer(images))
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     assert (model.conv1.norm.bias == 0).all()
     mean, variance = moments(t)
     running = numpy(model.conv1.norm.running_mean)
@@ -213,7 +213,7 @@ def test_batch_norm_leaves_its_layers_alone(images):
     with torch.no_grad():
         model.conv2.norm.weight.fill_(5)
         model.conv2.norm.bias.fill_(5)
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     for name, value in model.state_dict().items():
         if "layer" in name:
             assert torch.equal(value, before[name]), name
@@ -234,7 +234,7 @@ def test_settings_survive(norm, images):
     model.eval()
     model.conv3.train()
     _, settings, hooks = snapshot(model)
-    data_dependent_init(model, images)
+    data_dependent_init_(model, images)
     assert snapshot(model)[1:] == (settings, hooks)
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
@@ -249,7 +249,7 @@ def stages(*modules):
 def test_linear_layers_alone():
     model = stages(nn.Linear(6, 8), nn.Tanh(), weight_norm(nn.Linear(8, 4)), nn.ReLU(True))
     x = torch.rand(30, 6, dtype=torch.float64)
-    data_dependent_init(model, x)
+    data_dependent_init_(model, x)
     for t in outputs(model[:3], x, is_layer).values():
         mean, variance = moments(t)
         np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
@@ -258,7 +258,7 @@ def test_linear_layers_alone():
 def test_linear_takes_sequences():
     layer = weight_norm(nn.Linear(6, 8)).double()
     x = torch.rand(5, 7, 6, dtype=torch.float64)
-    data_dependent_init(layer, x)
+    data_dependent_init_(layer, x)
     t = numpy(layer(x)).reshape(-1, 8)
     np.testing.assert_allclose((t.mean(0), t.var(0) - 1), 0, atol=1e-9)
 
@@ -267,7 +267,7 @@ def test_torchs_weight_norm_is_initialized_too():
     model = stages(parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
     v = model[0].parametrizations.weight.original1.clone()
     x = torch.rand(30, 6, dtype=torch.float64)
-    data_dependent_init(model, x)
+    data_dependent_init_(model, x)
     assert torch.equal(model[0].parametrizations.weight.original1, v)
     for t in outputs(model, x, is_layer).values():
         np.testing.assert_allclose(moments(t)[1], 1, rtol=1e-9)
@@ -277,7 +277,7 @@ def test_batch_norm_after_a_biased_layer():
     model = stages(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     twin = copy.deepcopy(model)
     x = torch.rand(8, 3, 6, 6, dtype=torch.float64)
-    data_dependent_init(model, x)
+    data_dependent_init_(model, x)
     for ours, theirs in zip(model[0].parameters(), twin[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
     twin[1].momentum = 1.0
@@ -293,7 +293,7 @@ def test_batch_norm_after_an_activation_leaves_the_layer_to_us(inplace):
     act = nn.ReLU(inplace)
     model = stages(nn.Conv2d(3, 4, 3), act, nn.BatchNorm2d(4))
     x = torch.rand(8, 3, 6, 6, dtype=torch.float64)
-    data_dependent_init(model, x)
+    data_dependent_init_(model, x)
     t = model[0](x)
     mean, variance = moments(numpy(t))
     np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
@@ -306,7 +306,7 @@ def test_mean_only_bn_after_a_biased_layer_takes_its_bias():
     model = stages(weight_norm(nn.Conv2d(3, 4, 3)), MeanOnlyBatchNorm(4))
     x = torch.rand(8, 3, 6, 6, dtype=torch.float64)
     t = numpy(model[0](x) - model[0].bias.view(-1, 1, 1))
-    data_dependent_init(model, x)
+    data_dependent_init_(model, x)
     assert (model[0].bias == 0).all()
     assert (model[1].bias == 0).all()
     mean, variance = moments(t)
@@ -319,7 +319,7 @@ def test_norms_over_other_dimensions_leave_the_layer_to_us():
     for norm in (nn.BatchNorm1d(5), MeanOnlyBatchNorm(5)):
         model = stages(nn.Linear(4, 5), norm)
         x = torch.rand(8, 5, 4, dtype=torch.float64)
-        data_dependent_init(model, x)
+        data_dependent_init_(model, x)
         t = numpy(model[0](x)).reshape(-1, 5)
         np.testing.assert_allclose((t.mean(0), t.var(0) - 1), 0, atol=1e-9)
 
@@ -327,7 +327,7 @@ def test_norms_over_other_dimensions_leave_the_layer_to_us():
 def test_norms_before_any_layer():
     model = stages(nn.BatchNorm1d(6), MeanOnlyBatchNorm(6), nn.Linear(6, 3))
     x = torch.rand(30, 6, dtype=torch.float64) * 4
-    data_dependent_init(model, x)
+    data_dependent_init_(model, x)
     torch.testing.assert_close(model[0].running_mean, x.mean(0))
     mean, variance = moments(numpy(model(x)))
     np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
@@ -349,7 +349,7 @@ def test_one_image_is_refused(norm, images):
     model = fragile(norm)
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"^data-dependent initialization needs at least 2 images"):
-        data_dependent_init(model, images[:1])
+        data_dependent_init_(model, images[:1])
     assert_unchanged(model, before)
 
 
@@ -360,7 +360,7 @@ def test_images_that_are_not_finite_are_named(value, images):
     model = fragile()
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"^image 5 of the minibatch has NaN or infinite values$"):
-        data_dependent_init(model, images)
+        data_dependent_init_(model, images)
     assert_unchanged(model, before)
 
 
@@ -374,7 +374,7 @@ def test_constant_channels_are_named(norm, images):
     before = snapshot(model)
     message = r"^conv5.layer: output channel 3 is constant on this minibatch, so it has no scale"
     with pytest.raises(ValueError, match=message):
-        data_dependent_init(model, images)
+        data_dependent_init_(model, images)
     assert_unchanged(model, before)
 
 
@@ -382,7 +382,7 @@ def test_equal_images_are_constant(images):
     model = stages(nn.Flatten(), nn.Linear(3072, 2))
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"^1: output channel 0 is constant"):
-        data_dependent_init(model, images[:1].double().expand(4, -1, -1, -1))
+        data_dependent_init_(model, images[:1].double().expand(4, -1, -1, -1))
     assert_unchanged(model, before)
 
 
@@ -391,7 +391,7 @@ def test_a_layer_used_twice_is_named():
     model = nn.Sequential(nn.Linear(4, 4), layer, nn.ReLU(), layer)
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"^1 is used twice; no one scale suits both uses$"):
-        data_dependent_init(model, torch.randn(8, 4))
+        data_dependent_init_(model, torch.randn(8, 4))
     assert_unchanged(model, before)
 
 
@@ -399,12 +399,12 @@ def test_other_parametrizations_are_refused():
     model = nn.Sequential(nn.Linear(4, 4), parametrizations.spectral_norm(nn.Linear(4, 4)))
     before = snapshot(model)
     with pytest.raises(TypeError, match=r"^1: the weight has a parametrization other than weight"):
-        data_dependent_init(model, torch.randn(8, 4))
+        data_dependent_init_(model, torch.randn(8, 4))
     assert_unchanged(model, before)
     stacked = weight_norm(nn.Linear(4, 4))
     parametrize.register_parametrization(stacked, "weight", nn.Identity())
     with pytest.raises(TypeError, match=r"^the model: the weight has a parametrization other"):
-        data_dependent_init(stacked, torch.randn(8, 4))
+        data_dependent_init_(stacked, torch.randn(8, 4))
 
 
 class Odd(nn.Module):
@@ -428,11 +428,11 @@ class Odd(nn.Module):
 
 def test_odd_modules_survive_success_and_failure():
     model = stages(Odd(), nn.Linear(4, 4))
-    data_dependent_init(model, torch.randn(8, 4).double())
+    data_dependent_init_(model, torch.randn(8, 4).double())
     assert model[0].calls == 1
     before = snapshot(model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        data_dependent_init(model, torch.randn(8, 5).double())
+        data_dependent_init_(model, torch.randn(8, 5).double())
     assert_unchanged(model, before)
     assert model[0].notes == ["kept"]
 
@@ -444,7 +444,7 @@ def test_a_frozen_scale_starts_as_a_divided_weight_does_and_is_not_trained():
         torch.manual_seed(0)
         model = ConvPoolCNNC(Norm.NONE, 4, plain=plain)
         torch.manual_seed(1)
-        data_dependent_init(model, images)
+        data_dependent_init_(model, images)
         outputs[plain] = model.eval()(images)
     torch.testing.assert_close(outputs["frozen"], outputs["divided"])
     layer = model.conv2.layer

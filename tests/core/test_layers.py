@@ -628,7 +628,7 @@ def test_mobn_output_mean_is_b(t, b):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_mobn_takes_means_in_fp32(dtype):
-    layer = MeanOnlyBatchNorm(2, decay=0.0)
+    layer = MeanOnlyBatchNorm(2, momentum=1)
     t = (torch.randn(4096, 2) + 8).to(dtype)  # a running sum in half precision would stall
     out = layer(t)
     assert out.dtype == dtype
@@ -686,7 +686,7 @@ def test_mobn_refuses_other_decays(decay):
 
 
 def test_mobn_shows_its_settings():
-    assert repr(MeanOnlyBatchNorm(3)) == "MeanOnlyBatchNorm(3, decay=0.9)"
+    assert repr(MeanOnlyBatchNorm(3)) == "MeanOnlyBatchNorm(3, momentum=0.1)"
 
 
 # --- the five configurations

@@ -71,7 +71,7 @@ def test_recipes_are_frozen_and_comparable():
     recipe = Recipe.paper("wn")
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.lr = 1.0
-    assert recipe == Recipe.paper("wn") != recipe.scaled(seed=1)
+    assert recipe == Recipe.paper("wn") != recipe.replace(seed=1)
     assert len({recipe, Recipe.paper("wn")}) == 1
 
 
@@ -88,11 +88,11 @@ def test_schedule_is_the_released_codes():
 
 
 def test_schedule_follows_the_number_of_epochs():
-    short = Recipe.paper("wn").scaled(epochs=10)
+    short = Recipe.paper("wn").replace(epochs=10)
     rates = [short.lr_at(e) / short.lr for e in range(10)]
     assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
     assert [short.beta1_at(e) for e in range(10)] == [0.9] * 5 + [0.5] * 5
-    single = short.scaled(epochs=1)
+    single = short.replace(epochs=1)
     assert (single.lr_at(0), single.beta1_at(0)) == (single.lr, 0.9)
 
 
@@ -115,19 +115,19 @@ def test_learning_rate_only_falls_and_stays_positive(epochs, decay_from, lr):
 
 def test_scaled_changes_what_it_says_and_nothing_else():
     recipe = Recipe.paper("wn")
-    changed = recipe.scaled(width=24, epochs=10, scale="exp")
+    changed = recipe.replace(width=24, epochs=10, scale="exp")
     assert (changed.width, changed.epochs, changed.scale) == (24, 10, "exp")
-    assert changed.scaled(width=96, epochs=200, scale="linear") == recipe
-    assert recipe.scaled(norm="bn").norm is Norm.BN
+    assert changed.replace(width=96, epochs=200, scale="linear") == recipe
+    assert recipe.replace(norm="bn").norm is Norm.BN
 
 
 def test_scaled_refuses_unknown_and_impossible_values():
     with pytest.raises(ValueError, match=r"^a recipe has no momentum, widht$"):
-        Recipe.paper("wn").scaled(widht=24, momentum=0.9, epochs=3)
+        Recipe.paper("wn").replace(widht=24, momentum=0.9, epochs=3)
     with pytest.raises(ValueError, match=r"^epochs is a whole number from 1 up, not 0$"):
-        Recipe.paper("wn").scaled(epochs=0)
+        Recipe.paper("wn").replace(epochs=0)
     with pytest.raises(ValueError, match=r"^scale is linear without weight norm, not 'exp'$"):
-        Recipe.paper("wn").scaled(scale="exp").scaled(norm="bn")
+        Recipe.paper("wn").replace(scale="exp").replace(norm="bn")
 
 
 NAN, INF = float("nan"), float("inf")

@@ -9,7 +9,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc and /
 
 LEFT = """
 import resource, torch
-from wnlib.step import keep_memory
+from wnlib.train import keep_memory
 
 def resident():
     pages = int(open("/proc/self/statm").read().split()[1])
@@ -24,14 +24,14 @@ print(resident() - before)
 
 PEAK = """
 import torch
-from wnlib import ConvPoolCNNC, data_dependent_init
+from wnlib import ConvPoolCNNC, data_dependent_init_
 from wnlib.lab.bench.around import peak_mb
 
 model = ConvPoolCNNC("{norm}", 24)
-data_dependent_init(model, torch.randn(8, 3, 32, 32))
+data_dependent_init_(model, torch.randn(8, 3, 32, 32))
 images = torch.randn(1000, 3, 32, 32)
 before = peak_mb()
-data_dependent_init(model, images)
+data_dependent_init_(model, images)
 print(peak_mb() - before)
 """
 

@@ -15,7 +15,7 @@ from training import contents, small, timeless
 import wnlib
 from wnlib import ConvPoolCNNC, Norm, Recipe, graph, train
 from wnlib.lab import Run
-from wnlib.step import autocast_type, build, build_optimizer, evaluate, find_device
+from wnlib.train import autocast_type, build, build_optimizer, evaluate, find_device
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
 module = import_module("wnlib.train")  # the name in the package is the function
@@ -25,7 +25,7 @@ every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 @pytest.fixture
 def fp32(monkeypatch):
-    for each in (module, wnlib.step):
+    for each in (module, wnlib.train):
         monkeypatch.setattr(each, "autocast_type", lambda _: torch.float32)
 
 
@@ -185,7 +185,7 @@ def test_large_test_losses_are_no_divergence(tiny, monkeypatch):
 @pytest.mark.parametrize("overflow", [True, False])
 def test_fp16_that_always_overflows_is_divergence(tiny, tmp_path, monkeypatch, overflow):
     """Its losses stay finite: 65,536 is halved to below 1e-4 in 30 steps, four an epoch."""
-    for each in (module, wnlib.step):
+    for each in (module, wnlib.train):
         monkeypatch.setattr(each, "autocast_type", lambda _: torch.float16)
     scales = []
 
@@ -222,7 +222,7 @@ def test_every_configuration_trains(tiny, norm, noise):
 
 
 def test_papers_recipe_trains_on_the_whitened_sample(sample):
-    recipe = Recipe.paper("wn_mobn").scaled(width=2, epochs=1, batch_size=500)
+    recipe = Recipe.paper("wn_mobn").replace(width=2, epochs=1, batch_size=500)
     (row,) = train(recipe, sample)
     assert 1 < row.train_loss < 10
     assert 1 < row.test_loss < 10
@@ -430,7 +430,7 @@ def test_training_is_the_plain_training(tiny, monkeypatch, norm, scale, init):
 def test_bf16_is_near_fp32(tiny, monkeypatch):
     losses = []
     for dtype in (torch.bfloat16, torch.float32):
-        for each in (module, wnlib.step):
+        for each in (module, wnlib.train):
             monkeypatch.setattr(each, "autocast_type", lambda _, dtype=dtype: dtype)
         (row,) = train(small(epochs=1), tiny)
         losses.append(row.train_loss)

@@ -17,7 +17,7 @@ from wnlib.lab.bench import around, baseline, compare, timing
 from wnlib.lab.bench.profile import GROUPS, group_of, profile_steps
 from wnlib.lab.bench.text import bench_text
 from wnlib.lab.cli import main
-from wnlib.step import build
+from wnlib.train import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_ratio_is_of_the_same_round():
 def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
     seen = []
     monkeypatch.setattr(graph, "training_step", lambda *step: seen.append(step[3:]))
-    recipe = Recipe.paper("wn").scaled(width=2, batch_size=10)
+    recipe = Recipe.paper("wn").replace(width=2, batch_size=10)
     images, labels = timing.inputs(tiny, CPU)
     way = timing.steps(build(recipe), recipe, images, labels)
     for _ in range(8):
@@ -85,7 +85,7 @@ def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
 
 
 def test_steps_change_the_model(tiny):
-    recipe = Recipe.paper("wn_mobn").scaled(width=2)
+    recipe = Recipe.paper("wn_mobn").replace(width=2)
     model = build(recipe)
     before = [p.clone() for p in model.parameters()]
     next(timing.steps(model, recipe, *timing.inputs(tiny, CPU)))
@@ -96,7 +96,7 @@ def test_steps_change_the_model(tiny):
 
 
 def test_usual_script_has_the_same_network(tiny):
-    theirs, ours = baseline.network(3), build(Recipe.paper("wn").scaled(width=3))
+    theirs, ours = baseline.network(3), build(Recipe.paper("wn").replace(width=3))
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(theirs.eval()(x), ours.eval()(x), rtol=1e-4, atol=1e-5)

@@ -10,10 +10,10 @@ import torch
 import wnlib.graph
 from wnlib import Recipe, train
 from wnlib.graph import WARM_UP, Steps, obstacle, put_right
-from wnlib.step import build, build_optimizer, set_rates, training_step
+from wnlib.train import build, build_optimizer, set_rates, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-RECIPE = Recipe.paper("wn_mobn").scaled(width=2, batch_size=5, init_images=10, epochs=4)
+RECIPE = Recipe.paper("wn_mobn").replace(width=2, batch_size=5, init_images=10, epochs=4)
 
 
 class Replay:
@@ -185,7 +185,7 @@ def test_training_goes_on_after_a_capture_that_fails(tiny, monkeypatch):
         loss.item()  # what no graph can hold
         return loss, logits
 
-    recipe = RECIPE.scaled(epochs=20)
+    recipe = RECIPE.replace(epochs=20)
     stream = torch.cuda.current_stream()
     monkeypatch.setattr(wnlib.graph, "training_step", asks)
     rows = list(train(recipe, tiny, device="cuda"))
@@ -195,7 +195,7 @@ def test_training_goes_on_after_a_capture_that_fails(tiny, monkeypatch):
 
 @on_a_gpu
 def test_a_graph_is_captured_and_learns(tiny):
-    rows = list(train(RECIPE.scaled(epochs=20), tiny, device="cuda"))
+    rows = list(train(RECIPE.replace(epochs=20), tiny, device="cuda"))
     assert rows[-1].train_loss < rows[0].train_loss
     model = build(RECIPE).cuda().to(memory_format=torch.channels_last)
     steps = Steps(

@@ -36,7 +36,7 @@ def quick(tiny, monkeypatch):
     def plans(out, **axes):
         changes = {"batch_size": 10, "init_images": 20, "inputs": "symmetric"}
         found = plan_grid(out, width=2, epochs=3, **({"norms": [Norm.NONE, Norm.WN]} | axes))
-        return [plan._replace(recipe=plan.recipe.scaled(**changes)) for plan in found]
+        return [plan._replace(recipe=plan.recipe.replace(**changes)) for plan in found]
 
     return plans
 
@@ -84,7 +84,7 @@ def test_two_threads_of_one_process_take_turns(quick, tiny, tmp_path):
 
 def test_a_diverged_run_is_a_result(quick, tiny, tmp_path):
     plans = quick(tmp_path, norms=[Norm.NONE, Norm.WN], seeds=[0, 1])
-    wild = [p._replace(recipe=p.recipe.scaled(lr=1e30)) for p in plans if p.setting.norm == "none"]
+    wild = [p._replace(recipe=p.recipe.replace(lr=1e30)) for p in plans if p.setting.norm == "none"]
     results = run_grid([*wild, *plans[1::2]], tiny, Inline(), device="cpu")
     assert all(results[plan].state.startswith("diverged") for plan in wild)
     summary = summarize(results)
@@ -94,7 +94,7 @@ def test_a_diverged_run_is_a_result(quick, tiny, tmp_path):
 
 def test_one_failure_does_not_lose_the_others(quick, tiny, tmp_path):
     plans = quick(tmp_path, norms=list(Norm))
-    Run(plans[1].recipe.scaled(seed=7)).save(plans[1].folder)
+    Run(plans[1].recipe.replace(seed=7)).save(plans[1].folder)
     (plans[3].folder).mkdir()
     (plans[3].folder / "run.json").write_text("{")
     before = (plans[1].folder / "run.json").read_bytes()
@@ -109,7 +109,7 @@ def test_one_failure_does_not_lose_the_others(quick, tiny, tmp_path):
 
 def test_rows_of_another_run_are_not_shown(quick, tiny, tmp_path):
     (plan,) = quick(tmp_path, norms=[Norm.WN])
-    list(train(plan.recipe.scaled(seed=1), tiny, plan.folder, device="cpu"))
+    list(train(plan.recipe.replace(seed=1), tiny, plan.folder, device="cpu"))
     notes = Notes()
     run_grid([plan], tiny, Inline(), device="cpu", display=notes)
     assert notes.rows == []
@@ -193,7 +193,7 @@ class Terminal(io.StringIO):
 def test_one_bar_for_the_whole_grid(quick, tiny, tmp_path, monkeypatch, capsys):
     none, wn, bn = quick(tmp_path, norms=[Norm.NONE, Norm.WN, Norm.BN])
     run_grid([none], tiny, Inline(), device="cpu")
-    wn = wn._replace(recipe=wn.recipe.scaled(lr=1e30))
+    wn = wn._replace(recipe=wn.recipe.replace(lr=1e30))
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     display = Display()

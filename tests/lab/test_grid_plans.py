@@ -46,7 +46,7 @@ def test_every_plan_is_a_run_of_its_own(axes):
         name, lr, scale, norm = plan.setting
         recipe = getattr(Recipe, name)(norm)
         lr = recipe.lr if lr is None else lr
-        assert plan.recipe == recipe.scaled(
+        assert plan.recipe == recipe.replace(
             width=2, epochs=3, lr=lr, scale=scale, seed=plan.recipe.seed
         )
         assert plan.folder == Path("out", plan.name)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
-from wnlib.files import read_whole, remove_partial, write_whole
+from wnlib.lab.files import read_whole, remove_partial, write_whole
 from wnlib.lab import Run, load_runs
 from wnlib.lab.record import LINE_BYTES, RECORD_BYTES, SCHEMA, Row, RunError
 
@@ -28,7 +28,7 @@ def row(epoch, test_error=0.5, **values):
 
 def run(norm="wn", errors=(0.5, 0.4), epochs=None, **fields):
     rows = [row(i, error) for i, error in enumerate(errors, 1)]
-    recipe = Recipe.paper(norm).scaled(epochs=epochs or len(rows))
+    recipe = Recipe.paper(norm).replace(epochs=epochs or len(rows))
     return Run(recipe, rows, **({"state": "finished"} | fields))
 
 
@@ -58,7 +58,7 @@ def test_floats_come_back_bit_for_bit(tmp_path_factory, values):
 
 @pytest.mark.parametrize("norm", list(Norm))
 def test_records_come_back_whole(tmp_path, norm):
-    recipe = Recipe.report(norm).scaled(width=7, lr=1 / 3, sigma=0, seed=2**63, name="é <b>")
+    recipe = Recipe.report(norm).replace(width=7, lr=1 / 3, sigma=0, seed=2**63, name="é <b>")
     provenance = {"data": {"name": "sample", "digest": "d"}, "device": "cpu", "wall_seconds": 0.1}
     saved = Run(recipe, [row(1), row(2)], "diverged at epoch 2", "somebody", provenance)
     saved.save(tmp_path / "a" / "b")
@@ -345,7 +345,7 @@ def test_longest_rows_fit(tmp_path):
     """No number that Python writes is cut out by the limit."""
     long = [-2.2250738585072014e-308, 1.7976931348623157e308]
     assert len(f"100000{(',' + max(map(repr, long), key=len)) * 6}\n") <= LINE_BYTES
-    recipe = Recipe.paper("wn").scaled(epochs=3)
+    recipe = Recipe.paper("wn").replace(epochs=3)
     rows = [Row(i, *[1.2345678901234567e-300] * 6) for i in (1, 2, 3)]
     Run(recipe, rows, "finished").save(tmp_path)
     assert Run.load(tmp_path).rows == rows

@@ -138,7 +138,7 @@ def lose_rows(folder, left):
 @pytest.mark.parametrize("left", [0, 1])
 def test_checkpoint_ahead_of_the_history_is_gone_on_from(tiny, stopped, whole, monkeypatch, left):
     lose_rows(stopped, left)
-    monkeypatch.setattr(module, "data_dependent_init", lambda *_: pytest.fail("started again"))
+    monkeypatch.setattr(module, "data_dependent_init_", lambda *_: pytest.fail("started again"))
     rows = list(train(small(), tiny, stopped))
     assert timeless(rows) == timeless(whole)
     assert Run.load(stopped).rows == rows
@@ -169,7 +169,7 @@ def test_run_goes_on_in_another_precision(tiny, stopped, monkeypatch):
     """One from bf16 has no scale for gradients; one from fp16 brings its own."""
     state = torch.load(stopped / "checkpoint.pt", weights_only=True)
     assert state["scaler"] == {}
-    for each in (module, wnlib.step):
+    for each in (module, wnlib.train):
         monkeypatch.setattr(each, "autocast_type", lambda _: torch.float16)
     rows = train(small(), tiny, stopped)
     assert [next(rows).epoch for _ in range(3)] == [1, 2, 3]

@@ -14,7 +14,7 @@ import wnlib
 from wnlib import Norm, Recipe, train
 from wnlib.lab import Run, checkpoint, resume
 from wnlib.lab.record import RunError
-from wnlib.step import build, build_optimizer
+from wnlib.train import build, build_optimizer
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
 module = import_module("wnlib.train")  # the name in the package is the function
@@ -120,7 +120,7 @@ def test_huge_checkpoints_are_not_read(tiny, stopped):
 def test_real_checkpoints_are_well_below_the_limit(tmp_path, norm):
     """At the paper's width, and at the least."""
     for width in (1, 96):
-        recipe = Recipe.paper(norm).scaled(width=width)
+        recipe = Recipe.paper(norm).replace(width=width)
         run = Run(recipe, provenance={"data": {"digest": "d"}}, state="finished")
         model = build(recipe)
         optimizer = build_optimizer(recipe, model)
@@ -183,7 +183,7 @@ def test_damaged_records_are_refused(tiny, stopped, name):
 
 @pytest.mark.parametrize("scaler", [{"scale": 0.0}, {"scale": "x"}, {"_growth_tracker": [1]}])
 def test_scales_that_no_scaler_has_are_refused(tiny, stopped, monkeypatch, scaler):
-    for each in (module, wnlib.step):
+    for each in (module, wnlib.train):
         monkeypatch.setattr(each, "autocast_type", lambda _: torch.float16)
     path = stopped / "checkpoint.pt"
     real = {"scale": 8.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}

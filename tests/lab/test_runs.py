@@ -25,7 +25,7 @@ def row(epoch, test_error=0.5, **values):
 
 def run(norm="wn", errors=(0.5, 0.4), **fields):
     rows = [row(i, error) for i, error in enumerate(errors, 1)]
-    recipe = Recipe.paper(norm).scaled(epochs=max(len(rows), 1))
+    recipe = Recipe.paper(norm).replace(epochs=max(len(rows), 1))
     return Run(recipe, rows, **({"state": "finished"} | fields))
 
 

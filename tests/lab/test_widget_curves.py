@@ -37,7 +37,7 @@ def rows(count, **columns):
 
 
 def run(norm="wn", count=3, state="finished", source="wnlib", columns=None, **changes):
-    recipe = Recipe.paper(norm).scaled(epochs=count, **changes)
+    recipe = Recipe.paper(norm).replace(epochs=count, **changes)
     return Run(recipe, rows(count, **columns or {}), state, source)
 
 
@@ -120,7 +120,7 @@ def test_smoothing_at_first_is_for_long_runs(report):
 def test_rows_are_added_one_by_one():
     figure, seen = FiveCurves([]), []
     figure.observe(lambda change: seen.append(change.new["curves"]), "data")
-    first, second = (Recipe.paper(norm).scaled(epochs=3) for norm in ("wn", "bn"))
+    first, second = (Recipe.paper(norm).replace(epochs=3) for norm in ("wn", "bn"))
     for row in rows(3):
         figure.add(first, row)
     figure.add(second, rows(1)[0])
@@ -134,7 +134,7 @@ def test_rows_are_added_one_by_one():
 
 def test_a_row_that_comes_again_replaces():
     figure = FiveCurves([])
-    recipe = Recipe.paper("wn").scaled(epochs=3)
+    recipe = Recipe.paper("wn").replace(epochs=3)
     for row in rows(3):
         figure.add(recipe, row)
     figure.add(recipe, rows(1)[0])
@@ -151,7 +151,7 @@ def test_a_row_that_comes_again_replaces():
 )
 def test_a_run_in_training_diverges(column):
     figure = FiveCurves([])
-    figure.add(Recipe.paper("none").scaled(epochs=9), rows(1, **column)[0])
+    figure.add(Recipe.paper("none").replace(epochs=9), rows(1, **column)[0])
     member = figure.data["curves"][0]
     assert member["runs"][0]["state"] == "diverged at epoch 1"
     assert member["done"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import traitlets
 
-from wnlib import ConvPoolCNNC, Norm, data_dependent_init
+from wnlib import ConvPoolCNNC, Norm, data_dependent_init_
 from wnlib.inputs import symmetric
 from wnlib.lab.figures import Initialization, initialization
 from wnlib.lab.figures.initialization import INIT, KIND, LAYERS, LOOK, OTHERS, SIZES, measure
@@ -52,7 +52,7 @@ def test_every_configuration_is_as_the_one_of_its_kind(figure, sample, norm):
     torch.manual_seed(0)
     model = ConvPoolCNNC(norm, 8)
     torch.manual_seed(INIT)
-    data_dependent_init(model, images[:SIZE])
+    data_dependent_init_(model, images[:SIZE])
     here = before_activations(model, others, LOOK)
     stored = figure.data["after"][KIND[norm]]
     stored = stored[min(SIZES.index(SIZE), len(stored) - 1)]
@@ -69,7 +69,7 @@ def test_on_its_own_images_every_unit_is_even(figure, sample, norm):
     torch.manual_seed(0)
     model = ConvPoolCNNC(norm, 8)
     torch.manual_seed(INIT)
-    data_dependent_init(model, images[:SIZE])
+    data_dependent_init_(model, images[:SIZE])
     stored = figure.data["own"][SIZES.index(SIZE)]
     for t, own in zip(before_activations(model, images[:SIZE], INIT).values(), stored, strict=True):
         np.testing.assert_allclose(t.mean(1), 0, atol=1e-3)

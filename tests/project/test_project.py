@@ -363,7 +363,7 @@ def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
 def test_public_names() -> None:
     """The package offers this, and nothing else; what is added here is a promise to readers."""
     assert set(wnlib.__all__) == {
-        *("Norm", "weight_norm", "MeanOnlyBatchNorm", "data_dependent_init", "ConvPoolCNNC"),
+        *("Norm", "weight_norm", "MeanOnlyBatchNorm", "data_dependent_init_", "ConvPoolCNNC"),
         *("load_cifar10", "Recipe", "train", "Run", "load_runs"),
         *("plot_training_loss", "plot_test_error", "plot_running_time", "table"),
         *widgets.__all__,

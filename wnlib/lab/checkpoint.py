@@ -11,7 +11,7 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from torch import nn
 
-from wnlib.files import read_whole, write_whole
+from wnlib.lab.files import read_whole, write_whole
 from wnlib.lab.record import Row, RunError, is_possible, is_state
 from wnlib.lab.resume import Generators
 from wnlib.lab.runs import Run

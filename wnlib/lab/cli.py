@@ -24,7 +24,7 @@ from wnlib.lab.lines import end_line, epoch_line, json_line
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.step import find_device
+from wnlib.train import find_device
 from wnlib.train import train
 
 
@@ -215,7 +215,7 @@ def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:
         changes["lr"] = arguments.lr
     if norm.weight_normalized:
         changes["scale"] = arguments.scale
-    return recipe.scaled(**changes)
+    return recipe.replace(**changes)
 
 
 def _default_folder(

@@ -15,7 +15,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
-from wnlib.files import read_whole, write_whole
+from wnlib.lab.files import read_whole, write_whole
 from wnlib.recipe import Recipe
 
 SCHEMA = 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wnlib.data import Cifar10
-from wnlib.files import remove_partial
+from wnlib.lab.files import remove_partial
 from wnlib.lab.lock import Lock
 from wnlib.lab.record import HEADER, RunError
 from wnlib.lab.runs import Run

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from wnlib.data import Cifar10, load_cifar10
-from wnlib.init import data_dependent_init
+from wnlib.init import data_dependent_init_
 from wnlib.inputs import ZCA, prepare, symmetric
 from wnlib.lab.bench import baseline
 from wnlib.lab.bench.compare import BATCH
 from wnlib.lab.bench.timing import Say, ratio, steps, take_turns, wait
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.step import build, find_device
+from wnlib.train import build, find_device
 
 
 def feed(
@@ -76,10 +76,10 @@ def first_step(full: bool, width: int, device: str, started: float) -> None:
     """Take ten steps of the paper's recipe as `wnlib.train` does, and print what `feed` wants."""
     data = load_cifar10(full)
     where = find_device(device)
-    recipe = Recipe.paper(Norm.WN_MOBN).scaled(width=width)
+    recipe = Recipe.paper(Norm.WN_MOBN).replace(width=width)
     images, _test = (x.to(where) for x in prepare(data, recipe.inputs))
     model = build(recipe).to(where, memory_format=torch.channels_last)
-    data_dependent_init(model, images[torch.randperm(len(images))[: recipe.init_images]])
+    data_dependent_init_(model, images[torch.randperm(len(images))[: recipe.init_images]])
     way = steps(model, recipe, images, data.train_labels.to(where))
     next(way)
     wait(where)

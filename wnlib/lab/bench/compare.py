@@ -12,7 +12,7 @@ from wnlib.lab.bench import baseline
 from wnlib.lab.bench.timing import Say, inputs, ratio, steps, take_turns
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.step import build
+from wnlib.train import build
 
 BATCH = 100  # the paper's
 BATCHES = (10, 30, 100, 300, 1000)
@@ -31,9 +31,9 @@ def compare_steps(
 ) -> dict[str, float]:
     """A full step with weight norm, beside that of the usual script; images a second of each.
 
-    Both in this process, so the memory that `wnlib.step.keep_memory` keeps is there for both.
+    Both in this process, so the memory that `wnlib.train.keep_memory` keeps is there for both.
     """
-    recipe = Recipe.paper(Norm.WN).scaled(width=width)
+    recipe = Recipe.paper(Norm.WN).replace(width=width)
     ways = {
         "plain": baseline.steps(width, data, device, BATCH, workers),
         "wnlib": steps(build(recipe), recipe, *inputs(data, device)),
@@ -65,7 +65,7 @@ def compare_configurations(
     ways = {}
     for name in [*map(str, Norm), *["torch_wn"] * torch_wn]:
         norm = Norm.NONE if name == "torch_wn" else Norm(name)
-        recipe = Recipe.paper(norm).scaled(width=width, batch_size=batch)
+        recipe = Recipe.paper(norm).replace(width=width, batch_size=batch)
         model = build(recipe)
         if name == "torch_wn":
             for layer in model.modules():

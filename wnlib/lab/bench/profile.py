@@ -15,7 +15,7 @@ from wnlib.data import Cifar10
 from wnlib.lab.bench.timing import Say, inputs, ratio, steps, wait
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.step import build
+from wnlib.train import build
 
 # What a group holds, by its operators' names; the first group that fits takes an operator.
 GROUPS = {
@@ -58,7 +58,7 @@ def profile_steps(
     rows = {}
     for norm in Norm:
         say(f"width {width}, {norm.label}")
-        recipe = Recipe.paper(norm).scaled(width=width)
+        recipe = Recipe.paper(norm).replace(width=width)
         way = steps(build(recipe), recipe, images, labels)
         plain, groups = [], []
         for turn in range(rounds + 1):  # the first warms up

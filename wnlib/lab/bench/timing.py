@@ -11,7 +11,7 @@ from wnlib.data import Cifar10
 from wnlib.graph import WARM_UP, Steps
 from wnlib.inputs import symmetric
 from wnlib.recipe import Recipe
-from wnlib.step import build_optimizer, keep_memory
+from wnlib.train import build_optimizer, keep_memory
 
 Say = Callable[[str], None]
 

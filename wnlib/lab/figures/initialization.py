@@ -9,7 +9,7 @@ import traitlets
 from torch import Tensor, nn
 
 from wnlib.data import Cifar10
-from wnlib.init import data_dependent_init
+from wnlib.init import data_dependent_init_
 from wnlib.inputs import symmetric
 from wnlib.lab.figures.base import Figure
 from wnlib.lab.plots import COLOURS, Plot
@@ -143,7 +143,7 @@ def measure(data: Cifar10, width: int = 8) -> dict[str, Any]:
             for size in SIZES if kind != "batch" else SIZES[:1]:
                 model = _fresh(norm, width)
                 torch.manual_seed(INIT)
-                data_dependent_init(model, images[:size])
+                data_dependent_init_(model, images[:size])
                 after[kind].append(_watch(model, others, LOOK))
                 if kind == "set":
                     seen = _watch(model, images[:size], INIT)

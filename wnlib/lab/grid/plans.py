@@ -60,7 +60,7 @@ def plan_grid(
         words = [recipe] * several[1] + [f"lr{_digits(lr)}"] * several[2] + [scale] * several[3]
         label = "/".join([*words, norm])
         name = "/".join([*words, *[f"seed{seed}"] * several[0], norm])
-        made = getattr(Recipe, recipe)(norm).scaled(**changes)
+        made = getattr(Recipe, recipe)(norm).replace(**changes)
         setting = Setting(recipe, lr, scale, norm)
         plans.append(Plan(made, Path(out) / name, name, setting, label))
     if not plans:
