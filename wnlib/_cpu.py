@@ -43,8 +43,16 @@ def shift(t: Tensor, by: Tensor) -> Tensor:
     return F.batch_norm(t, torch.zeros_like(by), one, one, by, eps=1e-30)
 
 
-class Centre(torch.autograd.Function):
-    """(t, μ[t], b) to t − μ[t] + b, with the gradient ∇_t L = ∇_t̃ L − μ[∇_t̃ L] (eq. 8).
+def centre(t: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """t − μ[t] + b (eq. 7), (N, C, …), and μ[t], (C,)."""
+    mean = channel_mean(t)
+    if t.dtype is torch.bfloat16 and t.device.type == "cpu":
+        return _Centre.apply(t, mean.detach(), bias), mean
+    return shift(t, bias - mean), mean
+
+
+class _Centre(torch.autograd.Function):
+    """Eq. 7 with its gradient ∇_t L = ∇_t̃ L − μ[∇_t̃ L] (eq. 8), and ∇_b L = Σ ∇_t̃ L.
 
     Autograd finds the same gradient in more passes over the large tensors.
     """
@@ -64,11 +72,6 @@ class Centre(torch.autograd.Function):
         mean = channel_mean(grad)
         count = grad.numel() // grad.shape[1]
         return shift(grad, -mean), None, (mean * count).to(ctx.bias_dtype)
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, mean: Tensor | None, bias: Tensor | None) -> Tensor:
-        by = -channel_mean(t)
-        return shift(t, by if bias is None else by + bias)
 
 
 def like(x: Tensor, values: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ Equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/16
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm as TorchWeightNorm
-from torch.utils.hooks import RemovableHandle
 
 from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, WeightNorm
 
@@ -74,8 +73,6 @@ def data_dependent_init_(
 
     def set_(layer: nn.Module, _: object, t: Tensor) -> Tensor | None:
         norm = followers.get(layer)
-        if isinstance(norm, _BatchNorm):
-            return None
         std, mean = _std_mean(t, layer)
         constant = ~(std > 1e-6 * mean.abs()).flatten()
         if constant.any():
@@ -83,6 +80,8 @@ def data_dependent_init_(
                 f"{layers[layer]}: output channel {int(constant.nonzero()[0])} is constant on this "
                 "minibatch, so it has no scale; use more, or more varied, images"
             )
+        if isinstance(norm, _BatchNorm):
+            return None
         std /= scales.get(layers[layer], 1.0)
         _divide(layer, layers[layer], std.flatten())
         if layer.bias is None:
@@ -114,14 +113,16 @@ def data_dependent_init_(
     try:
         with _in_training(model):
             followers = _followers(model, layers, images)
-            for norm in model.modules():
-                if isinstance(norm, _BatchNorm):
-                    norm.reset_parameters()
-                elif isinstance(norm, MeanOnlyBatchNorm):
-                    norm.bias.zero_()
             for visit in (set_, check):
+                for norm in model.modules():
+                    if isinstance(norm, _BatchNorm):
+                        norm.reset_parameters()
+                    elif isinstance(norm, MeanOnlyBatchNorm):
+                        norm.bias.zero_()
                 write_generators(drawn)  # each pass sees the same noise
-                with _hooks(layer.register_forward_hook(visit) for layer in layers):
+                with ExitStack() as hooks:
+                    for layer in layers:
+                        hooks.enter_context(layer.register_forward_hook(visit))
                     model(images)
     except BaseException:
         for tensor, value in before:
@@ -147,18 +148,8 @@ def _in_training(model: nn.Module) -> Iterator[None]:
             module.training = value
 
 
-@contextmanager
-def _hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    handles = list(handles)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _followers(
-    model: nn.Module, layers: Iterable[nn.Module], images: Tensor
+    model: nn.Module, layers: Container[nn.Module], images: Tensor
 ) -> dict[nn.Module, nn.Module]:
     """The norm that takes the output of each layer, if one does, as it is."""
     followers: dict[nn.Module, nn.Module] = {}
@@ -173,10 +164,12 @@ def _followers(
         if last and inputs[0] is last[1] and inputs[0]._version == last[2]:  # not changed in place
             followers[last[0]] = norm
 
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm | MeanOnlyBatchNorm)]
-    first = (layer.register_forward_hook(after_layer) for layer in layers)
-    then = (norm.register_forward_pre_hook(before_norm) for norm in norms)
-    with _hooks(chain(first, then)):
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if module in layers:
+                hooks.enter_context(module.register_forward_hook(after_layer))
+            elif isinstance(module, _BatchNorm | MeanOnlyBatchNorm):
+                hooks.enter_context(module.register_forward_pre_hook(before_norm))
         model(images)
     return followers
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from wnlib._cpu import Centre, channel_mean, shift
+from wnlib._cpu import centre, shift
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -245,13 +245,13 @@ class MeanOnlyBatchNorm(nn.Module):
         if not self.training:
             return shift(t, self.bias - self.running_mean)
         if t.numel() == t.shape[1]:
-            raise ValueError(f"expected more than one value a channel, not {tuple(t.shape)}")
+            raise ValueError(f"expected more than 1 value per channel, got size {tuple(t.shape)}")
         if not t.numel():
             return t + self.bias.sum() * 0  # nothing to average; b has a gradient of zero
-        mean = channel_mean(t.detach())  # μ[t], (C,)
+        centred, mean = centre(t, self.bias)  # t − μ[t] + b, (N, C, …), and μ[t], (C,)
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        return Centre.apply(t, mean, self.bias)  # t − μ[t] + b
+            self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)
+        return centred
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}, momentum={self.momentum}"

@@ -1,13 +1,15 @@
 """Everything that defines a training run, in one frozen place."""
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any, Literal, get_args
 
 from wnlib.inputs import Inputs
 from wnlib.layers import Norm
+
+LARGEST = sys.float_info.max  # infinity is larger, and a whole number may be, too
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Recipe:
             ("width epochs batch_size", int, lambda n: 0 < n <= 10**5, "from 1 to 100,000"),
             ("init_images", int, lambda n: n == 0 or 1 < n <= 10**5, "0 or from 2 to 100,000"),
             ("seed", int, lambda n: 0 <= n < 2**64, "a whole number from 0 to 2⁶⁴ − 1"),
-            ("lr adam_eps bn_eps", float, lambda x: 0 < x < math.inf, "a number above 0"),
-            ("sigma", float, lambda x: 0 <= x < math.inf, "a number from 0 up"),
+            ("lr adam_eps bn_eps", float, lambda x: 0 < x <= LARGEST, "a number above 0"),
+            ("sigma", float, lambda x: 0 <= x <= LARGEST, "a number from 0 up"),
             ("dropout beta1 late_beta1", float, lambda x: 0 <= x < 1, "in [0, 1)"),
             ("decay_from", float, lambda x: 0 <= x <= 1, "in [0, 1]"),
         ):

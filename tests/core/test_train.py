@@ -1,103 +1,65 @@
-"""One training loop: what it computes, what it records, and when it ends."""
+"""One training loop: what it computes, and when it ends."""
 
 import math
-import subprocess
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from training import contents, small, timeless
 
-import wnlib
-from wnlib import ConvPoolCNNC, Norm, Recipe, graph, train
-from wnlib.lab import Run
-from wnlib.train import autocast_type, build, build_optimizer, evaluate, find_device
+from wnlib import ConvPoolCNNC, Norm, Recipe, Training, epochs, train
+from wnlib.inputs import prepare
+from wnlib.train import (
+    Row,
+    State,
+    autocast_type,
+    build,
+    build_optimizer,
+    evaluate,
+    find_device,
+    state_after,
+    training_step,
+)
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
 module = import_module("wnlib.train")  # the name in the package is the function
-ROOT = Path(wnlib.__file__).parents[1]
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 
 @pytest.fixture
 def fp32(monkeypatch):
-    for each in (module, wnlib.train):
-        monkeypatch.setattr(each, "autocast_type", lambda _: torch.float32)
+    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
 
 
-# --- rows and records
+def small(norm="wn", **changes):
+    """For the 40 images of the fixture `tiny`."""
+    settings = {"width": 4, "epochs": 4, "batch_size": 10, "init_images": 20, "inputs": "symmetric"}
+    return Recipe.paper(norm).replace(**(settings | changes))
 
 
-def test_one_row_an_epoch(tiny, tmp_path, whole):
-    rows = list(train(small(), tiny, tmp_path))
+def timeless(rows):
+    """All of the rows but their seconds, as bytes: the same bit for bit, or not."""
+    return np.array([row._replace(seconds=0) for row in rows], float).tobytes()
+
+
+# --- rows
+
+
+def test_one_row_an_epoch(tiny):
+    rows = train(small(), tiny)
     assert [row.epoch for row in rows] == [1, 2, 3, 4]
     assert [row.lr for row in rows] == [small().lr_at(e) for e in range(4)]
     assert all(row.seconds > 0 for row in rows)
     for row in rows:
         assert (row.train_error * 40).is_integer()
         assert (row.test_error * 20).is_integer()
-    assert timeless(rows) == timeless(whole)  # whether recorded or not
-    run = Run.load(tmp_path)
-    assert run.rows == rows
-    assert (run.state, run.recipe, run.source) == ("finished", small(), "wnlib")
-    assert sorted(contents(tmp_path)) == ["checkpoint.pt", "history.csv", "run.json"]
+    assert timeless(epochs(small(), tiny)) == timeless(rows)
 
 
-def test_record_says_where_it_comes_from(tiny, tmp_path):
-    rows = list(train(small(epochs=2), tiny, tmp_path))
-    found = Run.load(tmp_path).provenance
-    assert found.pop("wall_seconds") == pytest.approx(sum(row.seconds for row in rows))
-    assert found == {
-        "data": {"name": "tiny", "digest": "tiny"},
-        "device": "cpu",
-        "precision": str(autocast_type(torch.device("cpu"))).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "wnlib": wnlib.__version__,
-        "commit": module._commit(),
-    }
-
-
-def test_record_is_valid_before_the_first_epoch(tiny, tmp_path):
-    train(small(), tiny, tmp_path)
-    run = Run.load(tmp_path)
-    assert (run.rows, run.state) == ([], "interrupted")
-
-
-def test_commit_is_the_last_that_changed_the_package(tmp_path, monkeypatch):
-    def git(*arguments):
-        identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-        subprocess.run(
-            ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True
-        )
-
-    commit = module._commit.__wrapped__
-    package = tmp_path / "wnlib"
-    package.mkdir()
-    monkeypatch.setattr(module, "__file__", str(package / "train.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit() is None  # no repository
-    git("init", "-q")
-    (package / "train.py").write_text("1")
-    git("add", ".")
-    git("commit", "-qm", "one")
-    first = commit()
-    assert len(first) >= 7
-    (tmp_path / "other").write_text("2")
-    git("add", ".")
-    git("commit", "-qm", "two")
-    assert commit() == first
-    (package / "train.py").write_text("3")
-    assert commit() == f"{first}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert commit() is None  # no git
-
-
-def test_seed_decides_and_nothing_else(tiny, whole):
+def test_seed_decides_and_nothing_else(tiny):
+    whole = train(small(), tiny)
     torch.manual_seed(99)
     assert timeless(train(small(), tiny)) == timeless(whole)
     assert timeless(train(small(seed=1), tiny)) != timeless(whole)
@@ -108,104 +70,78 @@ def test_callers_generator_is_left_alone(tiny):
     expected = torch.rand(10)
     torch.manual_seed(5)
     drawn = [torch.rand(2)]
-    for _ in train(small(), tiny):
+    for _ in epochs(small(), tiny):
         drawn.append(torch.rand(2))  # and taking from it changes nothing
     assert torch.equal(torch.cat(drawn), expected)
 
 
-def test_progress_goes_to_standard_error(tiny, capsys):
-    list(train(small(epochs=2), tiny, progress=True))
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "8/8" in err
-    assert "test error" in err
-    list(train(small(epochs=1), tiny))
-    assert capsys.readouterr() == ("", "")
+def test_a_training_goes_on_where_it_was_left(tiny):
+    whole = train(small(), tiny)
+    training = Training(small(), tiny)
+    ticks = []
+    first = training.epochs(lambda: ticks.append(1))
+    next(first)
+    first.close()
+    assert (len(training.rows), training.state) == (1, State.INTERRUPTED)
+    assert len(ticks) == 4
+    assert timeless([*training.rows, *training.epochs()]) == timeless(whole)
+    assert training.state is State.FINISHED
+    assert list(training.epochs()) == []
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 41}, {"init_images": 41}])
-def test_too_few_images_are_refused(tiny, tmp_path, changes):
+def test_too_few_images_are_refused(tiny, changes):
     message = r"^the recipe takes 41 images at once, Cifar10\(tiny: 40 \+ 20 images\) has 40$"
     with pytest.raises(ValueError, match=message):
-        train(small(**changes), tiny, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        train(small(**changes), tiny)
 
 
 # --- divergence
 
 
-def test_divergence_ends_the_run_and_is_recorded(tiny, tmp_path, capsys):
-    recipe = small("none", lr=1e20)
-    rows = list(train(recipe, tiny, tmp_path, progress=True))
-    assert len(rows) == 1
-    assert not rows[0].train_loss < 23.02585
-    assert Run.load(tmp_path).state == "diverged at epoch 1"
-    assert "diverged at epoch 1" in capsys.readouterr().err
-    assert timeless(train(recipe, tiny, tmp_path)) == timeless(rows)  # only replayed
-
-
 @pytest.mark.parametrize(
-    ("loss", "state"),
-    [(23.02, "finished"), (23.03, "diverged at epoch 2"), (math.nan, "diverged at epoch 2")],
+    ("epoch", "train_loss", "test_loss", "state"),
+    [
+        (2, 23.02, 1e30, State.INTERRUPTED),  # running statistics may lag behind for an epoch
+        (3, 23.02, 2.3, State.FINISHED),
+        (2, 23.03, 2.3, State.DIVERGED),  # ten times ln 10
+        (3, math.nan, 2.3, State.DIVERGED),
+        (2, 2.3, math.nan, State.DIVERGED),
+        (2, 2.3, math.inf, State.DIVERGED),
+    ],
 )
-def test_divergence_is_ten_times_a_guess(tiny, tmp_path, monkeypatch, loss, state):
-    steps = []
-
-    def step(model, _optimizer, _scaler, x, _y):
-        steps.append(1)
-        return torch.tensor(1.0 if len(steps) <= 4 else loss), torch.zeros(len(x), 10)
-
-    monkeypatch.setattr(graph, "training_step", step)
-    rows = list(train(small(epochs=3), tiny, tmp_path))
-    run = Run.load(tmp_path)
-    assert run.state == state
-    assert len(run.rows) == len(rows) == (3 if state == "finished" else 2)
+def test_how_a_run_stands(epoch, train_loss, test_loss, state):
+    row = Row(epoch, 0.003, train_loss, 0.9, test_loss, 0.9, 1.0)
+    assert state_after(small(epochs=3), row) is state
 
 
-def test_test_loss_that_is_not_finite_is_divergence(tiny, tmp_path, monkeypatch):
-    """The training loss is fine, the test loss of the second epoch is not."""
-    for loss in (math.nan, math.inf):
-        losses = [2.0, loss, 2.0]
-        monkeypatch.setattr(module, "evaluate", lambda *_, left=losses: (left.pop(0), 0.9))
-        folder = tmp_path / str(loss)
-        rows = list(train(small(epochs=3), tiny, folder))
-        run = Run.load(folder)
-        assert run.state == "diverged at epoch 2"
-        assert [row.test_error for row in run.rows] == [0.9, 0.9]
-        assert timeless(run.rows) == timeless(rows)
-        assert timeless(train(small(epochs=3), tiny, folder)) == timeless(rows)  # only replayed
-
-
-def test_large_test_losses_are_no_divergence(tiny, monkeypatch):
-    """Batch norm's running statistics may lag behind for an epoch."""
-    monkeypatch.setattr(module, "evaluate", lambda *_: (1e30, 0.9))
-    assert len(list(train(small(epochs=3), tiny))) == 3
+def test_divergence_ends_the_run(tiny):
+    training = Training(small("none", lr=1e20), tiny)
+    (row,) = training.epochs()
+    assert not row.train_loss < 23.02585
+    assert training.state is State.DIVERGED
 
 
 @pytest.mark.parametrize("overflow", [True, False])
-def test_fp16_that_always_overflows_is_divergence(tiny, tmp_path, monkeypatch, overflow):
+def test_fp16_that_always_overflows_is_divergence(tiny, monkeypatch, overflow):
     """Its losses stay finite: 65,536 is halved to below 1e-4 in 30 steps, four an epoch."""
-    for each in (module, wnlib.train):
-        monkeypatch.setattr(each, "autocast_type", lambda _: torch.float16)
+    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float16)
+    training = Training(small(epochs=12, width=2), tiny)
+    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
     scales = []
 
     def step(model, optimizer, scaler, x, _y):
-        parameters = list(model.parameters())
         scaler.scale(torch.zeros(()))  # as training_step does, which makes the scale
-        for p in parameters:
+        for p in model.parameters():
             p.grad = torch.full_like(p, math.inf if overflow else 0)
         scaler.step(optimizer)
         scaler.update()
         scales.append(scaler.get_scale())
         return torch.tensor(2.3), torch.zeros(len(x), 10)
 
-    monkeypatch.setattr(graph, "training_step", step)
-    monkeypatch.setattr(module, "evaluate", lambda *_: (2.3, 0.9))
-    recipe = small(epochs=12, width=2)
-    rows = list(train(recipe, tiny, tmp_path))
-    state = Run.load(tmp_path).state
-    assert state == ("diverged at epoch 8" if overflow else "finished")
-    assert len(rows) == (8 if overflow else 12)
+    training.step = step
+    assert len(list(training.epochs())) == (8 if overflow else 12)
+    assert training.state is (State.DIVERGED if overflow else State.FINISHED)
     assert scales[29] == (65536 / 2**30 if overflow else 65536)
 
 
@@ -228,29 +164,34 @@ def test_papers_recipe_trains_on_the_whitened_sample(sample):
     assert 1 < row.test_loss < 10
 
 
-def test_schedules_reach_the_optimizer_and_epochs_are_permutations(tiny, monkeypatch):
-    real, seen = graph.training_step, []
+def test_schedules_reach_the_optimizer_and_epochs_are_permutations(tiny):
+    seen, figures = [], []
 
     def step(model, optimizer, scaler, x, y):
         (group,) = optimizer.param_groups
         seen.append((group["lr"], group["betas"], group["eps"], x.clone(), model.training))
-        return real(model, optimizer, scaler, x, y)
+        loss, logits = training_step(model, optimizer, scaler, x, y)
+        figures.append((loss.item(), (logits.argmax(1) != y).float().mean().item()))
+        return loss, logits
 
-    monkeypatch.setattr(graph, "training_step", step)
     recipe = small(batch_size=15, epochs=6, width=2)
-    list(train(recipe, tiny))
+    training = Training(recipe, tiny)
+    training.step = step
+    rows = list(training.epochs())
     assert len(seen) == 6 * 2  # the rest of 40 images is left out
-    for i, (lr, betas, eps, _, training) in enumerate(seen):
+    for i, (lr, betas, eps, _, mode) in enumerate(seen):
         assert lr == recipe.lr_at(i // 2)
         assert betas == ((0.9 if i < 6 else 0.5), 0.999)
-        assert (eps, training) == (1e-4, True)
+        assert (eps, mode) == (1e-4, True)
     orders = []
-    images, _ = module.prepare(tiny, "symmetric")
-    for epoch in range(6):
+    images, _ = prepare(tiny, "symmetric")
+    for epoch, row in enumerate(rows):
         drawn = torch.cat([seen[2 * epoch][3], seen[2 * epoch + 1][3]])
         index = [int((images == x).flatten(1).all(1).nonzero()) for x in drawn]
         assert len(set(index)) == 30
         orders.append(index)
+        means = tuple(np.mean(figures[2 * epoch : 2 * epoch + 2], axis=0))
+        assert (row.train_loss, row.train_error) == pytest.approx(means)
     assert len(set(map(tuple, orders))) == 6
 
 
@@ -261,19 +202,6 @@ def test_optimizer_is_the_recipes():
     assert optimizer.defaults["betas"][1] == 0.999
     assert optimizer.defaults["weight_decay"] == 0
     assert not optimizer.defaults["amsgrad"]
-
-
-def test_training_figures_are_means_over_the_minibatches(tiny, monkeypatch):
-    real, seen = graph.training_step, []
-
-    def step(model, optimizer, scaler, x, y):
-        loss, logits = real(model, optimizer, scaler, x, y)
-        seen.append((loss.item(), (logits.argmax(1) != y).float().mean().item()))
-        return loss, logits
-
-    monkeypatch.setattr(graph, "training_step", step)
-    (row,) = train(small(batch_size=15, epochs=1), tiny)  # 10 of the 40 images are left out
-    assert (row.train_loss, row.train_error) == pytest.approx(tuple(np.mean(seen, axis=0)))
 
 
 @pytest.mark.parametrize("scale", ["linear", "exp"])
@@ -391,33 +319,20 @@ every_variant = pytest.mark.parametrize(
 
 
 @every_variant
-@pytest.mark.usefixtures("fp32")
-def test_first_loss_is_the_plain_one(tiny, norm, scale):
-    recipe = small(norm, scale=scale, init_images=40, epochs=1, **ALIKE)
-    (row,) = train(recipe, tiny)
-    x = (tiny.train_images.double() - 127.5) / 128
-    plain = Plain(recipe)
-    plain.logits(x, "init")
-    loss, error = plain.step(x, tiny.train_labels, 0.003, 0.9)
-    assert row.train_loss == pytest.approx(loss, rel=1e-5)
-    assert row.train_error == pytest.approx(error)
-
-
-@every_variant
 @pytest.mark.parametrize("init", [40, 0])
 @pytest.mark.usefixtures("fp32")
 def test_training_is_the_plain_training(tiny, monkeypatch, norm, scale, init):
     # In fp64: where two pixels all but tie, rounding decides which of them a pooling passes on.
     x, test_x = ((i.double() - 127.5) / 128 for i in (tiny.train_images, tiny.test_images))
-    monkeypatch.setattr(module, "build", lambda recipe: build(recipe).double())
     monkeypatch.setattr(module, "prepare", lambda *_: (x, test_x))
-    recipe = small(norm, scale=scale, init_images=init, **ALIKE)
-    rows = list(train(recipe, tiny))
+    recipe = small(norm, scale=scale, init_images=init, plain="divided", **ALIKE)
+    training = Training(recipe, tiny)
+    training.optimizer = build_optimizer(recipe, training.model.double())
     plain = Plain(recipe)
     if init:
         plain.logits(x, "init")
     rates, betas = [0.003, 0.003, 0.003, 0.0015], [0.9, 0.9, 0.5, 0.5]
-    for row, lr, beta1 in zip(rows, rates, betas, strict=True):
+    for row, lr, beta1 in zip(training.epochs(), rates, betas, strict=True):
         loss, error = plain.step(x, tiny.train_labels, lr, beta1)
         assert row.lr == lr
         assert row.train_loss == pytest.approx(loss, rel=1e-6)
@@ -430,8 +345,7 @@ def test_training_is_the_plain_training(tiny, monkeypatch, norm, scale, init):
 def test_bf16_is_near_fp32(tiny, monkeypatch):
     losses = []
     for dtype in (torch.bfloat16, torch.float32):
-        for each in (module, wnlib.train):
-            monkeypatch.setattr(each, "autocast_type", lambda _, dtype=dtype: dtype)
+        monkeypatch.setattr(module, "autocast_type", lambda _, dtype=dtype: dtype)
         (row,) = train(small(epochs=1), tiny)
         losses.append(row.train_loss)
     assert losses[0] != losses[1]
@@ -481,10 +395,9 @@ def test_auto_is_the_best_device(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_absent_devices_are_refused(tiny, tmp_path, name):
+def test_absent_devices_are_refused(tiny, name):
     with pytest.raises(ValueError, match=f"^there is no {name} device here; use cpu, or auto$"):
-        train(small(), tiny, tmp_path / "run", device=name)
-    assert not (tmp_path / "run").exists()
+        train(small(), tiny, name)
 
 
 def test_unknown_devices_are_refused():
@@ -508,24 +421,3 @@ def test_autocast_follows_the_hardware(monkeypatch):
         assert autocast_type(torch.device("cpu")) is dtype
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # before torch 2.8
     assert autocast_type(torch.device("cpu")) is torch.float32
-
-
-def test_record_names_the_gpu(tiny, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    found = module.provenance(tiny, torch.device("cuda"))
-    assert (found["device"], found["precision"]) == ("Some GPU", "float16")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-def test_a_gpu_trains_and_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.undo()
-    before = torch.cuda.get_rng_state()
-    first = train(small(), tiny, tmp_path, device="cuda")
-    expected = [next(first), next(first)]
-    first.close()
-    rows = list(train(small(), tiny, tmp_path, device="cuda"))
-    assert rows[:2] == expected
-    assert len(rows) == 4
-    assert all(row.train_loss < 23 for row in rows)
-    assert torch.equal(torch.cuda.get_rng_state(), before)

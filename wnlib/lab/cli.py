@@ -24,8 +24,7 @@ from wnlib.lab.lines import end_line, epoch_line, json_line
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.train import find_device
-from wnlib.train import train
+from wnlib.train import find_device, train
 
 
 class _Parser(argparse.ArgumentParser):

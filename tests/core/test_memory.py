@@ -9,7 +9,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc and /
 
 LEFT = """
 import resource, torch
-from wnlib.train import keep_memory
+from wnlib._cpu import keep_memory
 
 def resident():
     pages = int(open("/proc/self/statm").read().split()[1])
