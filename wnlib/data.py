@@ -127,7 +127,9 @@ def _sample() -> Cifar10:
             tiles = pixels.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
             table = np.concatenate([labels[:, None], tiles.reshape(len(labels), 3072)], axis=1)
         except (OSError, ValueError, LookupError, SyntaxError) as error:  # as NumPy and Pillow say
-            raise DataError(f"the sample is damaged ({error}); install wnlib again") from None
+            raise DataError(
+                f"the sample's {part} part is damaged ({error}); install wnlib again"
+            ) from None
         check_md5(f"the sample's {part} part", table.tobytes(), md5)
         parts += _records(table.tobytes())
     return Cifar10("sample", *parts, _digest(SAMPLE_MD5))
