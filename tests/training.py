@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from wnlib import Recipe, train
+from wnlib import Recipe
 from wnlib.data import Cifar10
+from wnlib.lab import record_epochs
 from wnlib.lab.runs import Row, RunError
 
 
@@ -30,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def stop_after_two(recipe: Recipe, data: Cifar10, folder: Path) -> Path:
-    rows = train(recipe, data, folder, device="cpu")
+    rows = record_epochs(recipe, data, folder, device="cpu")
     next(rows), next(rows)
     rows.close()
     return folder
@@ -40,7 +41,7 @@ def refused(recipe: Recipe, data: Cifar10, folder: Path) -> str:
     """The one line with which a training does not begin; nothing is overwritten."""
     before = contents(folder)
     with pytest.raises(RunError) as caught:
-        list(train(recipe, data, folder))
+        list(record_epochs(recipe, data, folder, device="cpu"))
     assert contents(folder) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -16,10 +16,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from wnlib import Norm, load_cifar10
+from wnlib import Norm
 from wnlib.data import DataError
-from wnlib.lab import Run
-from wnlib.lab.grid import Display, Plan, plan_grid, processes, run_grid, share_of_threads
+from wnlib.lab import Run, fetch_cifar10
+from wnlib.lab.cli import speak_plainly
+from wnlib.lab.grid import Display, run_grid, share_of_threads
+from wnlib.lab.plans import Plan, plan_grid
 from wnlib.lab.runs import RunError
 
 ROOT = Path(__file__).parent.parent
@@ -138,10 +140,10 @@ def record(name: str, out: Path, jobs: int) -> Iterator[str]:
     """
     plans = EXPERIMENTS[name](out)
     if plans:
-        data = load_cifar10(full=True)
-        with processes(jobs) as executor, closing(Display()) as display:
-            threads = share_of_threads(jobs)
-            results = run_grid(plans, data, executor, threads=threads, display=display)
+        share_of_threads(jobs)  # before a download that may take minutes
+        data = fetch_cifar10()
+        with closing(Display()) as display:
+            results = run_grid(plans, data, jobs=jobs, display=display)
         for plan, result in results.items():
             if not isinstance(result, Run):
                 raise RunError(f"{plan.name}: {result}")
@@ -159,6 +161,7 @@ def record(name: str, out: Path, jobs: int) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on standard error."""
+    speak_plainly()
     parser = argparse.ArgumentParser(description="Record again what the chapters load.")
     parser.add_argument("name", nargs="?", choices=list(EXPERIMENTS), help="without: the names")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side; default: 2")

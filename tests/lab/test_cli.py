@@ -13,15 +13,14 @@ import termios
 import time
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wnlib import Norm
-from wnlib.data import DataError
 from wnlib.lab import Run
 from wnlib.lab import cli as __main__
-from wnlib.lab.cli import main
-from wnlib.lab.lines import json_line
+from wnlib.lab.cli import json_line, main, out_of_memory
 
 # The report's recipe does not whiten, which saves seconds.
 SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]
@@ -48,7 +47,7 @@ def fails(capsys, *argv):
         (["train"], "norm"),
         (["train", "layer_norm"], "layer_norm"),
         (["train", "wn", "--epochs", "many"], "many"),
-        (["train", "wn", "--epochs", "0"], "epochs is a whole number from 1 up, not 0"),
+        (["train", "wn", "--epochs", "0"], "epochs is from 1 to 100,000, not 0"),
         (["train", "wn", "--lr", "-1"], "lr is a number above 0"),
         (["train", "none", "--device", "tpu"], "device is auto, cpu, cuda or mps, not 'tpu'"),
         (["compare", "--recipes", "paper,mine"], "'mine' is not one of paper, report"),
@@ -60,31 +59,22 @@ def fails(capsys, *argv):
         (["compare", "--jobs", "0"], "jobs is a whole number from 1 up"),
         (["compare", "--jobs", "2", "--cluster", "tcp://a:1"], "not allowed with"),
         (["bench", "--widths", "0"], "widths"),
+        (["train", "wn", "--out", ""], "it is empty"),
+        (["compare", "--out", " "], "it is empty"),
+        (["compare", "--cluster", ""], "it is empty"),
+        (["compare", "--cluster", "tls://127.0.0.1:9"], "address is tcp://HOST:PORT, not tls://"),
+        (["compare", "--cluster", "tcp://127.0.0.1:9"], "no Dask scheduler answers at tcp://127"),
+        (["train", "wn", "--device", ""], "device is auto, cpu, cuda or mps, not ''"),
     ],
 )
 def test_bad_input_is_one_line(capsys, argv, said):
     assert said in fails(capsys, *argv)
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_no_such_device(capsys, monkeypatch, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    assert f"no {device} device" in fails(capsys, "train", "wn", "--device", device)
-
-
 def test_unwritable_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     said = fails(capsys, "train", "wn", *SMALL, "--out", tmp_path / "file" / "run")
     assert "cannot be written" in said
-
-
-def test_data_that_cannot_be_had(capsys, monkeypatch):
-    def refuse(full):
-        raise DataError("CIFAR-10 could not be loaded.")
-
-    monkeypatch.setattr(__main__, "load_cifar10", refuse)
-    assert "could not be loaded" in fails(capsys, "data", "--full")
 
 
 def test_data(capsys):
@@ -212,23 +202,19 @@ def test_seeds_that_are_none(capsys, text):
 
 
 @pytest.mark.parametrize(
-    ("extra", "folder", "name"),
+    ("extra", "folder"),
     [
-        ([], "width24-paper-20-sample", "none"),
-        (["--seeds", "2", "--lrs", "0.01"], "width24-paper-20-lr0.01-seed2-sample", "none"),
-        (["--seeds", "1,2", "--full"], "width24-paper-20", "seed1/none"),
-        (["--recipes", "paper,report"], "width24-20-sample", "paper/none"),
-        (["--scales", "exp"], "width24-paper-20-exp-sample", "wn"),
-        (["--scales", "exp,linear", "--width", "96"], "width96-paper-20-sample", "exp/wn"),
+        ([], "width24-paper-20-sample"),
+        (["--seeds", "2", "--lrs", "0.01"], "width24-paper-20-lr0.01-seed2-sample"),
+        (["--seeds", "1,2", "--full"], "width24-paper-20"),
+        (["--recipes", "paper,report"], "width24-20-sample"),
+        (["--scales", "exp", "--width", "96"], "width96-paper-20-exp-sample"),
     ],
 )
-def test_default_folder_of_a_grid(capsys, monkeypatch, extra, folder, name):
-    def show(plans, *args, **kwargs):
-        raise ValueError(plans[0].folder)
-
-    monkeypatch.setattr(__main__, "run_grid", show)
-    monkeypatch.setattr(__main__, "load_cifar10", lambda full: None)
-    assert fails(capsys, "compare", *extra) == f"wnlib: runs/{folder}/{name}\n"
+def test_default_folder_of_a_grid(extra, folder):
+    arguments = __main__._parser().parse_args(["compare", *extra])
+    axes = {name: getattr(arguments, name) for name in ("recipes", "lrs", "scales", "seeds")}
+    assert str(__main__._default_folder(arguments, **axes)) == f"runs/{folder}"
 
 
 def test_default_folders_tell_runs_apart(tmp_path, monkeypatch):
@@ -294,3 +280,83 @@ def test_progress_bar_at_a_terminal(tmp_path):
     os.close(main_end)
     assert "40/40" in shown.decode(errors="replace")
     assert "finished" in done.stdout
+
+
+# --- what goes wrong, and consoles that are not UTF-8
+
+
+def command(*argv, code="", **options):
+    """The command in a process of its own, after some lines of Python; what it said."""
+    lines = [code, "import sys", "from wnlib.lab.cli import main", f"sys.exit(main({[*argv]!r}))"]
+    options = {"capture_output": True, "text": True, "timeout": 300} | options
+    return subprocess.run([sys.executable, "-c", "\n".join(lines)], **options)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_every_command_prints_in_any_encoding(tmp_path, encoding):
+    """Without loss: what an encoding lacks is spelled out."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    small = ["--width", "1", "--epochs", "1", "--device", "cpu", "--recipes", "report"]
+    grid = ["compare", *small, "--norms", "none,wn", "--seeds", "0,1", "--out", "é−日"]
+    said = {}
+    for name, argv in {
+        "grid": grid,
+        "data": ["data"],
+        "help": ["compare", "--help"],
+        "refused": ["train", "wn", "--seed", "-1"],
+        "train": ["train", "wn", *SMALL[:1], "1", "--epochs", "1", "--recipe", "report",
+                  "--device", "cpu", "--out", "é−日/seed0/wn"],
+    }.items():  # fmt: skip
+        done = command(*argv, env=environment, cwd=tmp_path, text=False)
+        assert done.returncode == (2 if name == "refused" else 0), done.stderr
+        said[name] = (done.stdout + done.stderr).decode(encoding)
+    lacks = encoding != "utf-8"
+    assert ("wn - none" if lacks else "wn − none") in said["grid"]
+    assert ("± " if encoding != "ascii" else "+/- ") in said["grid"]
+    assert ("\\u65e5" if lacks else "日") in said["train"]
+    assert ("2^64 - 1" if lacks else "2⁶⁴ − 1") in said["refused"]
+
+
+NO_HOME = """
+import os, sys
+sys.modules["pwd"] = None
+for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "WNLIB_CACHE"):
+    os.environ.pop(name, None)
+"""
+
+
+def test_without_a_home_only_what_needs_the_cache_fails(tmp_path):
+    assert command("data", code=NO_HOME).returncode == 0
+    done = command("data", "--full", code=NO_HOME)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "set WNLIB_CACHE" in done.stderr
+
+
+def test_closed_and_full_outputs(tmp_path):
+    python = f"{shlex.quote(sys.executable)} -m wnlib data"
+    done = subprocess.run(["bash", "-c", f"{python} >&-"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    if os.path.exists("/dev/full"):  # noqa: PTH110
+        done = subprocess.run(
+            ["bash", "-c", f"{python} >/dev/full"], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr == "wnlib: [Errno 28] No space left on device\n"
+
+
+def test_out_of_memory_is_one_line_and_leaves_no_folder(capsys, tmp_path):
+    argv = ["train", "wn", "--width", "100000", "--recipe", "report", "--device", "cpu"]
+    said = fails(capsys, *argv, "--out", tmp_path / "a" / "b")
+    assert said == "wnlib: there is not enough memory; a smaller --width takes less\n"
+    assert list(tmp_path.iterdir()) == []
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_ctrl_c_in_data_does_not_speak_of_epochs():
+    stop = "import wnlib.lab.cli as c\nimport os, signal, threading\n"
+    stop += "threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+    stop += "c.load_cifar10 = lambda: threading.Event().wait(60)"
+    done = command("data", code=stop)
+    assert (done.returncode, done.stderr) == (2, "wnlib: stopped\n")

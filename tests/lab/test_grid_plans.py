@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
-from wnlib.lab.grid import plan_grid
+from wnlib.lab.plans import plan_grid
 
 axes = st.fixed_dictionaries(
     {

@@ -12,9 +12,8 @@ from scipy import stats
 
 from wnlib import Norm
 from wnlib.lab import Run
-from wnlib.lab.grid import Setting, plan_grid, summarize, summary_text
-from wnlib.lab.grid.spread import differences, spread
-from wnlib.lab.runs import Row
+from wnlib.lab.plans import Setting, differences, plan_grid, spread, summarize, summary_text
+from wnlib.train import Row, State
 
 errors = st.floats(0, 1)
 
@@ -68,7 +67,7 @@ def recorded(out, errors, **axes):
     plans = plan_grid(out, width=2, epochs=1, **axes)
     rows = [Row(1, 0.1, 1.0, 0.5, 1.0, error, 1.0) for error in errors]
     made = zip(plans, rows, strict=True)
-    return {plan: Run(plan.recipe, [row], "finished") for plan, row in made}
+    return {plan: Run(plan.recipe, [row], State.FINISHED) for plan, row in made}
 
 
 def test_summary_tells_percent_and_points(tmp_path):

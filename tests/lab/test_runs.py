@@ -12,7 +12,8 @@ from scipy.signal import savgol_filter
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.runs import PAPER, REPORT, Row, RunError, compare, smooth
+from wnlib.lab.runs import PAPER, REPORT, RunError, compare, smooth
+from wnlib.train import Row, State
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")
@@ -26,7 +27,7 @@ def row(epoch, test_error=0.5, **values):
 def run(norm="wn", errors=(0.5, 0.4), **fields):
     rows = [row(i, error) for i, error in enumerate(errors, 1)]
     recipe = Recipe.paper(norm).replace(epochs=max(len(rows), 1))
-    return Run(recipe, rows, **({"state": "finished"} | fields))
+    return Run(recipe, rows, **({"state": State.FINISHED} | fields))
 
 
 # --- many runs
@@ -66,7 +67,7 @@ def test_summary_is_three_ways_to_pick_an_error():
 
 
 def test_diverged_epochs_are_never_the_best():
-    s = run(errors=[0.4, NAN], state="diverged at epoch 2").summary()
+    s = run(errors=[0.4, NAN], state=State.DIVERGED).summary()
     assert (s.best_error, s.best_epoch) == (0.4, 1)
     assert math.isnan(s.final_error)
     assert math.isnan(s.last20_error)
@@ -96,7 +97,7 @@ def test_tables_are_the_sources():
 
 def test_comparison_has_a_line_a_configuration():
     wn = run("wn", [0.5, 0.25, 0.3])
-    empty = run("bn", [], state="interrupted")
+    empty = run("bn", [], state=State.INTERRUPTED)
     table = compare([wn, run("wn", [0.1]), empty])
     assert [line["norm"] for line in table] == [str(n) for n in Norm]
     for line, norm in zip(table, Norm, strict=True):

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wnlib.lab.fetch import fetch_cifar10
     from wnlib.lab.figures import (
         Activations,
         BatchNoise,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         Whitening,
     )
     from wnlib.lab.plots import plot_running_time, plot_test_error, plot_training_loss, table
+    from wnlib.lab.resume import record, record_epochs
     from wnlib.lab.runs import Run, load_runs
 
 __all__ = [
@@ -29,15 +31,19 @@ __all__ = [
     "Run",
     "Smoothing",
     "Whitening",
+    "fetch_cifar10",
     "load_runs",
     "plot_running_time",
     "plot_test_error",
     "plot_training_loss",
+    "record",
+    "record_epochs",
     "table",
 ]
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
-_HOMES = {"Run": "runs", "load_runs": "runs", "table": "plots"}
+_HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs": "resume"}
+_HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
 
 
 def __getattr__(name: str) -> Any:

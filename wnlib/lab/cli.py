@@ -1,30 +1,27 @@
 """The command line: python -m wnlib data | train | compare | bench."""
 
 import argparse
+import codecs
+import json
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from wnlib.data import DataError, cache_dir, load_cifar10
-from wnlib.lab.grid import (
-    Display,
-    cluster,
-    plan_grid,
-    processes,
-    run_grid,
-    share_of_threads,
-    summarize,
-    summary_text,
-)
-from wnlib.lab.lines import end_line, epoch_line, json_line
+from wnlib.data import Cifar10, DataError, load_cifar10
+from wnlib.lab.fetch import fetch_cifar10
+from wnlib.lab.grid import Display, end_line, epoch_line, run_grid, share_of_threads
+from wnlib.lab.plans import plan_grid, summarize, summary_text
+from wnlib.lab.resume import record_epochs
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.train import find_device, train
+from wnlib.train import find_device
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,24 +33,85 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit code: 0, or 2 with one line on standard error."""
+    speak_plainly()
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], None] = arguments.command
     try:
         command(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from the last whole epoch")
+        goes_on = command in (_train, _compare)
+        return _fail("stopped" + "; the same command goes on from the last whole epoch" * goes_on)
     except BrokenPipeError:  # the reader of our output left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 2
     except (DataError, RunError, ValueError, OSError) as error:
+        _drop_output()
         return _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _fail("there is not enough memory; a smaller --width takes less")
     return 0
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
+    said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
+    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
+
+
+# What our lines have beyond ASCII, for a console that cannot show it.
+_PLAIN = {"−": "-", "–": "-", "±": "+/-", "…": "...", "⁶": "^6", "⁴": "4"}
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A handler for `codecs.register_error`: nothing is lost, whatever is not in the table."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    plain = [_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters]
+    return "".join(plain), error.end
+
+
+def speak_plainly() -> None:
+    """Every line can be printed, in any encoding, even where standard output was closed."""
+    codecs.register_error("wnlib.plain", _plainly)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # so that no file that is opened takes its place
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+            setattr(sys, name, open(number, "w"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="wnlib.plain")
+
+
+def _drop_output() -> None:
+    """Nothing that is left to be written there can fail any more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:
     print(f"wnlib: {message}", file=sys.stderr)
     return 2
+
+
+def json_line(value: Any) -> str:
+    """Any of what `json.dumps` takes; NaN and infinity, which JSON does not have, are null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parser() -> _Parser:
@@ -69,7 +127,11 @@ def _parser() -> _Parser:
         )
         return sub
 
-    add(_data, f"Load CIFAR-10 and check it; the full set is kept in {cache_dir()}.")
+    add(
+        _data,
+        "Load CIFAR-10 and check it; the full set is kept in $WNLIB_CACHE, or wnlib in the user's "
+        "cache folder.",
+    )
     one = add(_train, "Train one configuration; a stopped run goes on.")
     one.add_argument("norm", choices=[str(n) for n in Norm], help="the configuration")
     many = add(
@@ -85,7 +147,7 @@ def _parser() -> _Parser:
     one.add_argument("--lr", type=float, help="default: the recipe's")
     one.add_argument("--scale", choices=scales, default="linear", help="WN's g or e^s")
     one.add_argument("--seed", type=int, default=0, help="default: 0")
-    one.add_argument("--out", type=Path, help="the run's folder; default: named by the above")
+    one.add_argument("--out", type=_folder, help="the run's folder; default: named by the above")
     for flag, kind, default, text in (
         ("--norms", _list_of(tuple(Norm)), tuple(Norm), "default: all five"),
         ("--recipes", _list_of(recipes), ("paper",), "paper (default), report"),
@@ -96,7 +158,7 @@ def _parser() -> _Parser:
         many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
     many.add_argument(
         "--out",
-        type=Path,
+        type=_folder,
         help="folder of the runs, one folder each; with --cluster, one that all workers see; "
         "default: named by the above",
     )
@@ -105,7 +167,10 @@ def _parser() -> _Parser:
         "--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1"
     )
     where.add_argument(
-        "--cluster", metavar="tcp://HOST:PORT", help="train on the workers of a Dask scheduler"
+        "--cluster",
+        type=_some,
+        metavar="tcp://HOST:PORT",
+        help="train on the workers of a Dask scheduler",
     )
     bench = add(_bench, "Time training: steps beside the usual script's, configurations, growth.")
     sections = ("steps", "configurations", "growth", "data", "profile")
@@ -124,11 +189,14 @@ def _parser() -> _Parser:
     bench.add_argument("--rounds", type=int, default=5, help="default: 5")
     for sub in (one, many, bench):
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+        sub.add_argument(
+            "--compiled", action="store_true", help="let torch compile the step, for a large GPU"
+        )
     return parser
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    data = load_cifar10(arguments.full)
+    data = _load(arguments)
     facts = {
         "name": data.name,
         "train_images": len(data.train_images),
@@ -138,14 +206,19 @@ def _data(arguments: argparse.Namespace) -> None:
     print(json_line(facts) if arguments.json else f"{data!r}, md5 sums hold")
 
 
+def _load(arguments: argparse.Namespace) -> Cifar10:
+    return fetch_cifar10() if arguments.full else load_cifar10()
+
+
 def _train(arguments: argparse.Namespace) -> None:
     find_device(arguments.device)  # before a download that may take minutes
     recipe = _recipe(arguments, Norm(arguments.norm))
     axes = ([arguments.recipe], [arguments.lr], [arguments.scale], [arguments.seed])
     folder = arguments.out or _default_folder(arguments, *axes) / recipe.norm
-    data = load_cifar10(arguments.full)
+    data = _load(arguments)
     bar = sys.stderr.isatty() and not arguments.json
-    for row in train(recipe, data, folder, device=arguments.device, progress=bar):
+    options = {"device": arguments.device, "compiled": arguments.compiled, "progress": bar}
+    for row in record_epochs(recipe, data, folder, **options):
         if arguments.json:
             print(json_line(row._asdict()), flush=True)
         elif not bar:
@@ -164,15 +237,19 @@ def _compare(arguments: argparse.Namespace) -> None:
         width=arguments.width,
         epochs=arguments.epochs,
     )
-    if arguments.cluster:
-        workers, threads = cluster(arguments.cluster), None
-    else:
+    if not arguments.cluster:
         find_device(arguments.device)  # before a download that may take minutes
-        workers, threads = processes(arguments.jobs), share_of_threads(arguments.jobs)
-    with workers as executor, closing(Display(quiet=arguments.json)) as display:
-        data = load_cifar10(arguments.full)  # before the workers, which find it in the cache
+        share_of_threads(arguments.jobs)
+    data = _load(arguments)  # before the workers, which find it in the cache
+    with closing(Display(quiet=arguments.json)) as display:
         results = run_grid(
-            plans, data, executor, device=arguments.device, threads=threads, display=display
+            plans,
+            data,
+            jobs=arguments.jobs,
+            cluster=arguments.cluster,
+            device=arguments.device,
+            compiled=arguments.compiled,
+            display=display,
         )
     summary = summarize(results)
     runs = [run for run in results.values() if isinstance(run, Run)]
@@ -190,17 +267,17 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from wnlib.lab.bench import bench
-    from wnlib.lab.bench.text import bench_text
+    from wnlib.lab.bench import bench, bench_text
 
     device = find_device(arguments.device)
-    data = load_cifar10(arguments.full)
+    data = _load(arguments)
 
     def say(text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
     options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
+    options["compiled"] = arguments.compiled
     sections = ("profile",) if arguments.profile else arguments.sections
     result = bench(data, device, sections, **options)
     say("")
@@ -230,6 +307,17 @@ def _default_folder(
     words += ["exp"] * (tuple(scales) == ("exp",))
     words += [f"seed{seed}" for seed in seeds if len(seeds) == 1 and seed > 0]
     return Path("runs") / "-".join(words + ["sample"] * (not arguments.full))
+
+
+def _some(text: str) -> str:
+    """The type of an argument that cannot be empty, as an unset variable would have it."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _folder(text: str) -> Path:
+    return Path(_some(text))
 
 
 def _list_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

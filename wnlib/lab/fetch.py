@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from wnlib.data import MD5, Cifar10, DataError, cache_dir, check_md5, load_cifar10
-from wnlib.lab.files import write_whole
+from wnlib.lab.runs import RunError, write_whole
 
 ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -143,7 +143,7 @@ def _store(root: Path, batches: dict[str, bytes]) -> bool:
         for name, blob in batches.items():
             write_whole(root / name, blob)
         (root / ARCHIVE.rsplit("/", 1)[1]).unlink(missing_ok=True)
-    except OSError as error:
+    except (RunError, OSError) as error:
         print(f"CIFAR-10 was not cached in {root}: {error}", file=sys.stderr)
         return False
     return True

@@ -1,126 +1,324 @@
-"""What a run needs to go on where it stopped: its record, and its generators."""
+"""Training that is recorded: stopped anywhere, it goes on where it stopped.
 
+Beside a run's record lies ``checkpoint.pt``, all that the next epoch depends on, and while a
+training is at work ``lock``, so that there is one at a time.
+"""
+
+import dataclasses
+import json
+import math
+import subprocess
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
 import torch
-from torch import Tensor
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
+import wnlib
 from wnlib.data import Cifar10
-from wnlib.lab.files import remove_partial
-from wnlib.lab.lock import Lock
-from wnlib.lab.record import HEADER, RunError
-from wnlib.lab.runs import Run
+from wnlib.lab.runs import Run, RunError, write_whole
 from wnlib.recipe import Recipe
+from wnlib.train import Row, State, Training, autocast_type
 
-FILES = ("run.json", "history.csv", "checkpoint.pt")
+FORMAT = 2  # of a checkpoint; before wnlib 0.3 they had none
+ELSEWHERE = "choose another folder"
 
 
-def open_run(folder: Path | None, recipe: Recipe, data: Cifar10) -> tuple[Run, Lock | None]:
-    """The run to go on with, a new one where the folder holds none; locked if it is not over.
+class Busy(RunError):
+    """Another process trains in the folder."""
+
+
+def record(
+    recipe: Recipe,
+    data: Cifar10,
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Train one network to its end and record it; the arguments are those of `record_epochs`."""
+    options: dict[str, Any] = {"device": device, "compiled": compiled, "progress": progress}
+    for _ in record_epochs(recipe, data, folder, **options):
+        pass
+    return Run.load(folder)
+
+
+def record_epochs(
+    recipe: Recipe,
+    data: Cifar10,
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = False,
+) -> Iterator[Row]:
+    """Train one network and record it after every epoch; a generator of its rows.
+
+    The rows that are recorded come first, then training goes on where it stopped, and on a CPU
+    gives the same rows bit for bit (`seconds` aside, and with the same number of threads).
+
+    Only one training is at work in a folder: a second process is refused; within a process the
+    latest takes over, as when a notebook's cell is stopped and run again.
+
+    Args:
+        recipe: what to train, and how.
+        data: on what.
+        folder: of the run; made where it is missing.
+        device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
+        compiled: let torch compile the step, which pays on a large GPU.
+        progress: show a bar on standard error.
 
     Raises:
-        RunError: the folder cannot be read or written, or holds another run, or a damaged one, or
-            another process trains there.
+        ValueError: no such device, or fewer training images than a minibatch or the init takes.
+        RunError: the folder cannot be read or written, holds another run or a damaged one, or is
+            trained in by another process. What is recorded there stays as it is.
     """
-    new = Run(recipe, provenance={"wall_seconds": 0.0})
-    if folder is None:
-        return new, None
+    folder = Path(folder)
     run = _recorded(folder, recipe, data)
-    if run is not None and run.state != "interrupted":
-        if (folder / "lock").exists():  # killed just before its end
-            with suppress(RunError):
-                _tidy(Lock(folder)).release(remove=True)
-        return run, None
-    lock = Lock(folder)
-    try:
-        _tidy(lock)
+    if run.state != State.INTERRUPTED:
+        yield from run.rows
+        return
+    with _one_at_a_time(folder) as lock:
         run = _recorded(folder, recipe, data)  # again: until now another process may have trained
-        if run is None:
-            run = new
-            run.save(folder)
-    except BaseException:
-        lock.release()
-        raise
-    return run, lock
+        training = Training(recipe, data, device, compiled)
+        _restore(folder, run, training)
+        run.provenance |= provenance(data, training.device) | {"compiled": compiled}
+        yield from run.rows
+        steps = len(data.train_images) // recipe.batch_size
+        with tqdm(
+            desc=f"{recipe.norm:>7}",
+            total=recipe.epochs * steps,
+            initial=len(run.rows) * steps,
+            disable=not progress,
+            unit="step",
+            dynamic_ncols=True,
+        ) as bar:
+            for row in training.epochs(bar.update):
+                run.rows, run.state = training.rows, training.state
+                run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
+                if lock not in _held.values():
+                    raise RunError(f"a later training goes on in {folder}; this one gave way to it")
+                # The checkpoint first: killed in between, the record is behind, and catches up.
+                _save(folder / "checkpoint.pt", training)
+                run.save(folder)
+                error = f"test error {100 * row.test_error:.2f} %"
+                bar.set_postfix_str(run.outcome if run.state == State.DIVERGED else error)
+                yield row
 
 
-def _tidy(lock: Lock) -> Lock:
-    for name in FILES:
-        remove_partial(lock.folder / name)
-    return lock
+def provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
+    """On what images, machine and code something is trained or measured."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "data": {"name": data.name, "digest": data.digest},
+        "device": name,
+        "precision": str(autocast_type(device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "wnlib": wnlib.__version__,
+        "commit": _commit(),
+    }
 
 
-def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run | None:
-    """The run that the folder holds, if it is this one."""
-    elsewhere = "choose another folder"
+# Once a process: what runs is what was imported, whatever is committed meanwhile.
+@cache
+def _commit(package: Path = Path(wnlib.__file__).parent) -> str | None:
+    """The last commit that changed wnlib, with -dirty if it was changed since; None without git."""
+    git = ["git", "-C", str(package)]
     try:
-        there = [name for name in FILES if (folder / name).exists()]
-        rows = "history.csv" in there and (folder / "history.csv").stat().st_size > len(HEADER) + 2
+        log = subprocess.run(
+            [*git, "log", "-1", "--format=%h", "--", "."], capture_output=True, text=True
+        )
+        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], capture_output=True)
+    except OSError:
+        return None
+    commit = log.stdout.strip()
+    return commit + "-dirty" * bool(dirty.returncode) if commit else None
+
+
+_held: "weakref.WeakValueDictionary[Path, FileLock]" = weakref.WeakValueDictionary()
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[FileLock]:
+    """Held until the end, or until a later training of this process takes it.
+
+    Raises:
+        Busy: another process holds it.
+        RunError: the folder cannot be written.
+    """
+    with made(folder):
+        path = folder.resolve() / "lock"
+        earlier = _held.pop(path, None)
+        if earlier is not None:
+            earlier.release(force=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise Busy(
+                f"another training is at work in {folder}; stop it, or {ELSEWHERE}"
+            ) from None
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
+        _held[path] = lock
+        try:
+            yield lock
+        finally:
+            if _held.get(path) is lock:
+                del _held[path]
+                with suppress(OSError):  # Windows removes it with the release
+                    path.unlink()
+                lock.release()
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """The folder is there, inside; what was made for it goes again if nothing came into it.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    new = []
+    try:
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
+
+
+def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run:
+    """What the folder holds of this very run.
+
+    Raises:
+        RunError: it holds another one, or a damaged one, or cannot be read.
+    """
+    try:
+        there = [name for name in ("run.json", "history.csv") if (folder / name).exists()]
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error.strerror or error}") from None
+    checkpoint = folder / "checkpoint.pt"
     if "run.json" not in there:
-        if rows or "checkpoint.pt" in there:  # not what a stop before the first epoch leaves
-            raise RunError(f"{folder} has lost its run.json, but not {there[-1]}; {elsewhere}")
-        return None
+        if there and not checkpoint.exists():  # not what a stop before the first epoch leaves
+            raise RunError(f"{folder} has lost its run.json, but not {there[0]}; {ELSEWHERE}")
+        return Run(recipe)
     try:
         run = Run.load(folder)
     except RunError as error:
-        raise RunError(f"{error}; {elsewhere}") from None
+        raise RunError(f"{error}; {ELSEWHERE}") from None
     if run.recipe != recipe:
         theirs, ours = vars(run.recipe), vars(recipe)
         changed = ", ".join(f"{k} {theirs[k]}, not {ours[k]}" for k in ours if theirs[k] != ours[k])
-        raise RunError(f"{folder} holds another run ({changed}); {elsewhere}")
+        raise RunError(f"{folder} holds another run ({changed}); {ELSEWHERE}")
     if run.provenance.get("data", {}).get("digest", data.digest) != data.digest:
-        raise RunError(f"{folder} holds a run on other images; {elsewhere}")
+        raise RunError(f"{folder} holds a run on other images; {ELSEWHERE}")
     return run
 
 
-class Generators:
-    """torch's generators as the run uses them, kept apart from the caller's."""
-
-    def __init__(self, device: torch.device, seed: int) -> None:
-        self.device = device
-        self.mine: dict[str, Tensor] | None = None
-        with self.ours():
-            torch.manual_seed(seed)
-
-    @contextmanager
-    def ours(self) -> Iterator[None]:
-        """Inside, torch draws from the run's generators; outside, from the caller's."""
-        theirs = read_generators(self.device)
-        try:
-            if self.mine is not None:
-                write_generators(self.mine)
-            yield
-        finally:
-            self.mine = read_generators(self.device)
-            write_generators(theirs)
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, by the device's type."""
-        assert self.mine is not None
-        return self.mine
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint's, refused by torch if they are not of its kind."""
-        # A run may go on on another device: its generator there starts from the seed.
-        assert self.mine is not None
-        self.mine |= {name: value for name, value in state.items() if name in self.mine}
-        with self.ours():
-            pass
+def _identity(training: Training) -> dict[str, Any]:
+    """What is trained on what, in plain values: a checkpoint holds nothing else but tensors."""
+    recipe = json.loads(json.dumps(dataclasses.asdict(training.recipe)))
+    return {"recipe": recipe, "data": training.data.digest}
 
 
-def read_generators(device: torch.device) -> dict[str, Tensor]:
-    """The states of the CPU's generator and of the device's, by the device's type."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        state[device.type] = getattr(torch, device.type).get_rng_state()
-    return state
+def _save(path: Path, training: Training) -> None:
+    buffer = BytesIO()
+    content = {
+        "format": FORMAT,
+        "run": _identity(training),
+        "state": str(training.state),
+        "rows": [[row.epoch, *map(float, row[1:])] for row in training.rows],
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict()["state"],
+        "scaler": training.scaler.state_dict(),
+        "generators": training.generators,
+    }
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue())
 
 
-def write_generators(state: dict[str, Tensor]) -> None:
-    """Set them to what `read_generators` has read."""
-    for name, value in state.items():
-        (torch if name == "cpu" else getattr(torch, name)).set_rng_state(value)
+def _restore(folder: Path, run: Run, training: Training) -> None:
+    """Take run and training to the checkpoint, or to the start where there is none.
+
+    The record may be ahead of it or behind, where a synchronized folder kept only part: the
+    checkpoint decides, and nothing of it is lost.
+
+    Raises:
+        RunError: it is missing, damaged, of an older wnlib or of another run.
+    """
+    path = folder / "checkpoint.pt"
+    again = f"{ELSEWHERE}, or delete this one to start again"
+    if not path.exists():
+        if run.rows:
+            raise RunError(
+                f"{folder} has {len(run.rows)} epochs but no checkpoint.pt to go on from; {again}"
+            )
+        return
+    try:
+        blob = path.read_bytes()
+        with ZipFile(BytesIO(blob)) as file:  # torch.load leaves the checksums alone
+            if file.testzip() is not None:
+                raise ValueError
+        content = torch.load(BytesIO(blob), weights_only=True, map_location="cpu")
+        if content.get("format") != FORMAT:
+            raise RunError(
+                f"{path} was written by another version of wnlib, which this one cannot go on "
+                f"from; {again}"
+            )
+        rows = [Row(*row) for row in content["rows"]]
+        both = min(len(rows), len(run.rows))
+        same = repr(rows[:both]) == repr(run.rows[:both])  # NaN too
+        if content["run"] != _identity(training) or not same:
+            raise RunError(f"{path} belongs to another run; {again}")
+        _load(training, content)
+        training.rows, training.state = rows, State(content["state"])
+    except RunError:
+        raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}; {again}") from None
+    except Exception as error:  # a damaged file fails in any of a dozen ways
+        raise RunError(f"{path} is damaged ({type(error).__name__}); {again}") from None
+    behind = len(run.rows) < len(rows) or run.state != training.state
+    run.rows, run.state = training.rows, training.state
+    if behind:
+        run.provenance["wall_seconds"] = sum(row.seconds for row in rows)
+        run.provenance["data"] = {"name": training.data.name, "digest": training.data.digest}
+        run.save(folder)
+
+
+def _load(training: Training, content: dict[str, Any]) -> None:
+    training.model.load_state_dict(content["model"])
+    # Adam's moments alone: the rest is the recipe's. torch takes any, and crashes as it trains.
+    parameters, moments = list(training.model.parameters()), content["optimizer"]
+    for i, moment in moments.items():
+        shapes = {name: value.shape for name, value in moment.items()}
+        shape = parameters[i].shape
+        if shapes != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise ValueError
+    groups = training.optimizer.state_dict()["param_groups"]
+    training.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    # One from bf16 has no scale, and one from fp16 goes on without where bf16 is at hand.
+    if training.scaler.is_enabled() and content["scaler"]:
+        if not 0 < content["scaler"]["scale"] < math.inf:
+            raise ValueError
+        training.scaler.load_state_dict(content["scaler"])
+    # A run may go on on another device: its generator there starts from the seed.
+    assert training.generators is not None
+    mine = {k: v for k, v in content["generators"].items() if k in training.generators}
+    training.generators |= mine
+    with training._generators():  # refused by torch, if they are not of its kind
+        pass
