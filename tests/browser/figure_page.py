@@ -56,13 +56,13 @@ window.wn = {
 
 
 def page_of(html: str, theme: str) -> str:
-    """The figure's HTML twice in the book's style sheets, which lie beside the page."""
+    """The figure's HTML twice, with the book's style sheets and script, which lie beside the page."""
     links = "".join(f'<link rel="stylesheet" href="{path.name}">' for path in STYLES)
     return (
         f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>A figure</title><link rel="icon" href="data:,">{links}'
-        f"<script>{HELPERS}</script><body>"
+        f'<script defer src="figures.js"></script><script>{HELPERS}</script><body>'
         f'<main style="max-width: 792px; padding: 0 16px"><h1>A figure</h1>{html}{html}</main>'
     )
 

@@ -320,16 +320,9 @@ def test_the_smoothing_slider_is_smooth(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(context: BrowserContext, report: list[Run], scheme: str) -> None:
-    page = context.new_page()
+def test_accessible(show: Show, report: list[Run], scheme: str) -> None:
+    page = show(FiveCurves(report))
     page.emulate_media(color_scheme=scheme)
-    style = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
-    html = FiveCurves(report).html()
-    page.set_content(
-        f"<!doctype html><html lang='en'><title>t</title><style>{style}</style><main><h1>t</h1>"
-        + html
-    )
-    expect(page.locator("[data-wn-ready]")).to_have_count(1)
     page.get_by_text("All values as a table").click()
     assert checks.accessibility(page) == []
     assert checks.wider_than_a_phone(page) == []

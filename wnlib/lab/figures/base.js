@@ -473,8 +473,13 @@ export function widget(build) {
   };
 }
 
-/** Bring to life every figure of this name that stands on the page as a picture with its data. */
-export function present(name, { render }) {
-  for (const el of document.querySelectorAll(`[data-wn-figure="${name}"]:not([data-wn-ready])`))
-    render({ model: new Model(JSON.parse(el.querySelector("script").textContent)), el });
+/** Bring to life every figure that stands on the page as a picture with its data; `fronts` by their names. */
+export function present(fronts) {
+  const all = () => {
+    for (const el of document.querySelectorAll("[data-wn-figure]:not([data-wn-ready])"))
+      fronts[el.dataset.wnFigure]?.render({ model: new Model(JSON.parse(el.querySelector("script").textContent)), el });
+  };
+  // Of a figure that is not whole, what comes later would stay beneath.
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", all);
+  else all();
 }
