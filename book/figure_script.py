@@ -1,4 +1,4 @@
-"""A step of the build: the figures' one script joins the site's static files."""
+"""A step of the build: the figures' one script joins the static files."""
 
 from pathlib import Path
 from typing import Any

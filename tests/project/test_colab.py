@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from anywidget import _util as anywidget_util
 from figures import FIGURES
+from IPython.core.interactiveshell import InteractiveShell
 
 from wnlib.lab import Activations
 
@@ -61,6 +62,11 @@ def test_constructs_and_shows(old: dict[str, Any], name: str) -> None:
     assert {WIDGET, "text/html", "text/plain"} <= set(found["bundle"])
 
 
+def test_the_route_is_the_one_that_shows_other_widgets_only_as_such(old: dict[str, Any]) -> None:
+    """Under ipywidgets 7 a widget that does not refuse it displays itself, without a bundle."""
+    assert old["plain"] == []
+
+
 def test_traits_are_checked_and_go_both_ways(old: dict[str, Any]) -> None:
     found = old["synchronized"]
     assert found["sent"] == [{"slope": 0.5}]
@@ -97,7 +103,7 @@ def test_colab_is_told_once_that_a_widget_is_another_s(colab: list[str]) -> None
     first, second = Activations(), Activations()
     assert colab == ["once"]
     for figure in (first, second):
-        data, metadata = figure._repr_mimebundle_()
+        data, metadata = InteractiveShell.instance().display_formatter.format(figure)
         assert metadata[WIDGET]["colab"]["custom_widget_manager"]["url"]
         assert {WIDGET, "text/html"} <= set(data)
     assert colab == ["once"]
