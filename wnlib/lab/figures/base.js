@@ -32,7 +32,7 @@ input[type="radio"], input[type="checkbox"] { margin: 0; width: 1rem; height: 1r
 .chip { gap: 0.35rem; padding: 0 0.6rem; border: 1px solid var(--line); border-radius: 999px; cursor: pointer; }
 .chip:has(:checked) { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
 output { font-variant-numeric: tabular-nums; min-width: 2.5em; }
-select { max-width: 100%; text-overflow: ellipsis; }
+select { min-width: 0; max-width: 100%; text-overflow: ellipsis; }
 details { width: 100%; }
 summary { cursor: pointer; min-height: 32px; padding: 0.3rem 0; width: fit-content; }
 button, select { font: inherit; color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 6px;
@@ -170,7 +170,11 @@ export class Stage {
     this.figure = h(
       "figure",
       { "aria-labelledby": "title" },
-      ...[this.head, this.controls, this.canvas, this.status, this.caption],
+      this.head,
+      this.controls,
+      this.canvas,
+      this.status,
+      this.caption,
     );
     // A root of its own keeps the page's style out; Jupyter's shortcuts stay out by the attribute.
     this.host = h("div", { "data-lm-suppress-shortcuts": "true" });

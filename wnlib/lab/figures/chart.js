@@ -60,11 +60,15 @@ export function paint(axes, view, width) {
     view.whole,
   );
   axes.frame({
-    ...{ x: [0, top], y: y.map((v) => v * scale), yLog: log, width, height: wide ? 380 : 300 },
+    x: [0, top],
+    y: y.map((v) => v * scale),
+    yLog: log,
+    width,
+    height: wide ? 380 : 300,
     xLabel: time ? `wall time (${view.unitName})` : "epoch",
     yLabel: METRICS[metric].toLowerCase() + (scale > 1 ? " (%)" : " (nats)"),
   });
-  const { x0, x1, y0, y1 } = axes.box;
+  const { x0, y0, y1 } = axes.box;
   const inside = (v) => Math.max(y1 + 1, Math.min(y0 - 1, axes.y(v * scale)));
   const pointsOf = (one, column) =>
     thin(

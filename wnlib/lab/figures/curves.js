@@ -52,7 +52,8 @@ function whose(stage) {
   return (found) => {
     if (found.join("\n") !== names.join("\n"))
       input.replaceChildren(
-        ...[h("option", { value: "all" }, "all"), ...found.map((name, i) => h("option", { value: i }, name))],
+        h("option", { value: "all" }, "all"),
+        ...found.map((name, i) => h("option", { value: i }, name)),
         h("option", { value: "some", hidden: true }, "some"),
       );
     names = found;
