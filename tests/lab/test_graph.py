@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 import wnlib.graph
-from wnlib import Recipe, train
 from wnlib.graph import WARM_UP, Steps, obstacle, put_right
+
+from wnlib import Recipe, train
 from wnlib.train import build, build_optimizer, set_rates, training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
-from wnlib.lab.files import read_whole, remove_partial, write_whole
 from wnlib.lab import Run, load_runs
+from wnlib.lab.files import read_whole, remove_partial, write_whole
 from wnlib.lab.record import LINE_BYTES, RECORD_BYTES, SCHEMA, Row, RunError
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)

@@ -119,7 +119,7 @@ def test_seeds_are_one_curve_where_each_has_a_source(report, javascript):
     assert len(labels({"a": [theirs], "b": [mine]})) == 2
     assert len(labels({"a": [run()], "b": [run()]})) == 2
     figure = FiveCurves({"a": [run()]})
-    figure.add(Recipe.paper("wn").scaled(epochs=3, seed=1), rows(1)[0])
+    figure.add(Recipe.paper("wn").replace(epochs=3, seed=1), rows(1)[0])
     assert len(figure.data["curves"]) == 2
 
 

@@ -12,7 +12,7 @@ from wnlib.lab.plots import Plot, plot_test_error
 from wnlib.lab.runs import PAPER, REPORT, Row, Run
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.train import DIVERGED
+from wnlib.train import state_after
 
 COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
 # What is kept of each: whole images, six digits of a loss, milliseconds.
@@ -119,7 +119,7 @@ class FiveCurves(Figure):
             run = Run(recipe, source=source)
             self.runs.append(run)
         run.rows[row.epoch - 1 :] = [row]
-        run.state = _state_after(recipe, row)
+        run.state = state_after(recipe, row)
         self.data = self._data()
 
     def _data(self) -> dict[str, Any]:
@@ -170,12 +170,6 @@ class FiveCurves(Figure):
         return plot_test_error(runs, "Test error", smoothed=smoothed, **options)
 
 
-def _state_after(recipe: Recipe, row: Row) -> str:
-    if not (row.train_loss < DIVERGED and math.isfinite(row.test_loss)):
-        return f"diverged at epoch {row.epoch}"
-    return "finished" if row.epoch == recipe.epochs else "interrupted"
-
-
 def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:
     """What tells each curve from the others: configuration, sources, and as much as it takes."""
     sources = [", ".join(dict.fromkeys(run.source for run in group)) for _, group in curves]
@@ -203,7 +197,9 @@ def _named(group: list[Run]) -> list[tuple[Run, str]]:
 
 def _columns(run: Run, name: str) -> dict[str, Any]:
     """What was recorded, a list a column; a column with nothing in it is left out."""
-    columns: dict[str, Any] = {"name": name, "source": run.source, "state": run.state}
+    diverged = run.state.startswith("diverged")
+    state = f"diverged at epoch {len(run.rows)}" if diverged else str(run.state)
+    columns: dict[str, Any] = {"name": name, "source": run.source, "state": state}
     wall = run.provenance.get("wall_seconds")
     if wall is not None:
         columns["wall"] = wall

@@ -141,7 +141,7 @@ export function thin(points, place) {
 /** Heights as near as possible to those wanted, in the same order, `gap` apart, and within low and high. */
 export function apart(wanted, gap, low, high) {
   const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b] || a - b);
-  const result = new Array(wanted.length);
+  const result = Array.from({ length: wanted.length });
   let before = -Infinity;
   for (const i of order) before = result[i] = Math.max(wanted[i], before + gap, low);
   let after = high + gap;
