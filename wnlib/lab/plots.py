@@ -239,10 +239,8 @@ def _curves(
         axes.text(0.5, 0.5, "no runs to show", ha="center", transform=axes.transAxes)
     elif named:
         axes.legend(frameon=False)
-        text = "\n".join(
-            f"{run.norm.label}: diverged at epoch {len(run.rows)}"
-            for run in filter(_diverged, runs)
-        )
+        gone = filter(_diverged, runs)
+        text = "\n".join(f"{r.norm.label}: diverged at epoch {len(r.rows)}" for r in gone)
         axes.text(0.01, 0.01, text, transform=axes.transAxes, fontsize="small")
 
 

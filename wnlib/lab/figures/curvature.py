@@ -34,8 +34,8 @@ class Curvature(Figure):
     ).tag(sync=True)
     caption = traitlets.Unicode(
         "In the plane: the loss from above, and sixty steps. By step: the loss; pale bands show "
-        "its bound, ρ² to the power of the step. The limit of the learning rate is 2/λmax: beyond it "
-        "descent diverges."
+        "its bound, ρ² to the power of the step. The limit of the learning rate is 2/λmax: beyond "
+        "it descent diverges."
     ).tag(sync=True)
 
     def picture(self) -> Plot:

@@ -247,7 +247,7 @@ function drawPlane(axes, { H, minimum }, states, step) {
   for (const arrow of drawn) axes.marks.append(...shaft(arrow));
   const vTip = arrows[4];
   if (drawn.includes(vTip) && now.norm) corner(axes, vTip, px([0, 0]));
-  const seen = drawn.filter(({ a, b, radius }) => radius || Math.hypot(b[0] - a[0], b[1] - a[1]) > 22);
+  const seen = drawn.filter(({ a, b, radius }) => radius || Math.hypot(b[0] - a[0], b[1] - a[1]) > 30);
   label(axes, [...seen, { a: px(minimum), b: px(minimum), name: "minimum", radius: 6 }]);
 }
 
@@ -342,12 +342,9 @@ function name(axes, states, key, text, other, otherText) {
   const [high, low] = [Math.max(...late.flat()), Math.min(...late.flat())];
   if (late.every(([a, b]) => Math.abs(axes.y(a) - axes.y(b)) < 3)) return put(high, `${text} = ${otherText}`, -7);
   const above = late.reduce((sum, [a, b]) => sum + a - b, 0) > 0;
-  put(high, above ? text : otherText, -7);
-  const second = above ? otherText : text;
-  const room = axes.box.y0 - axes.y(low);
-  // No room below: one line higher, above the other's name.
-  if (room > 20) put(low, second, 16);
-  else axes.text(STEPS, high, second, { class: "strong", "text-anchor": "end", dy: -21 });
+  const room = axes.box.y0 - axes.y(low) > 20; // below; without it both names stand above
+  put(high, above ? text : otherText, room ? -7 : -21);
+  put(room ? low : high, above ? otherText : text, room ? 16 : -7);
 }
 
 /** Pale over all steps, full over those taken, with a dot on the last. */
