@@ -29,7 +29,7 @@ class FiveCurves(Figure):
         curves = FiveCurves([], window=0)
         display(curves)
         for recipe in recipes:
-            for row in train(recipe, data, out / recipe.norm):
+            for row in epochs(recipe, data):
                 curves.add(recipe, row)
 
     Args:
@@ -104,7 +104,7 @@ class FiveCurves(Figure):
 
         Args:
             recipe: of the run; it and the source say which run the row belongs to.
-            row: as `wnlib.train` yields it.
+            row: as `wnlib.epochs` yields it.
             source: the name of whose runs these are.
 
         Raises:
