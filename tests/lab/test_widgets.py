@@ -1,9 +1,11 @@
 """The figures' Python side, and the mathematics of their scripts under node."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +117,27 @@ def test_the_site_has_one_script_for_all_figures(tmp_path):
     text = site_script()
     assert parses(text, tmp_path / "a.cjs") is True  # classic: no module's syntax
     *_, call = re.findall(r"present\(\{(.*)\}\)", text)
-    scripts = {made(name).script for name in FIGURES}
+    scripts = {getattr(widgets, name).script for name in widgets.__all__}
     assert {pair.split(":")[0].strip() for pair in call.split(",")} == scripts
     assert text.count("class Stage") == 1
+
+
+def test_a_site_takes_the_script_along(tmp_path):
+    (tmp_path / "conf.py").write_text("extensions = ['figure_script']\n")
+    (tmp_path / "index.rst").write_text("A page\n======\n")
+    book = Path(widgets.__file__).parents[3] / "book"
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", tmp_path, tmp_path / "site"],
+        env=os.environ | {"PYTHONPATH": f"{book}{os.pathsep}{book.parent}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "_static" / "figures.js").read_text() == site_script()
+    tags = re.findall(r"<script[^>]*figures\.js[^>]*>", (tmp_path / "site/index.html").read_text())
+    assert len(tags) == 1
+    assert "defer" in tags[0]
+    assert "module" not in tags[0]  # a module doesn't run from file://
 
 
 @pytest.mark.parametrize(
