@@ -27,11 +27,16 @@ ipykernel.comm.Comm = Comm  # before ipywidgets takes it
 import ipywidgets  # noqa: E402
 import traitlets  # noqa: E402
 from figures import FIGURES  # noqa: E402
+from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
 
 from wnlib import Recipe  # noqa: E402
 from wnlib.lab import Activations, FiveCurves  # noqa: E402
 from wnlib.lab.figures.base import Figure  # noqa: E402
 from wnlib.lab.runs import Row  # noqa: E402
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+# As a cell's last line is shown: `_ipython_display_` goes first, and leaves nothing to the bundle.
+DISPLAY = InteractiveShell.instance().display_formatter
 
 # What stands in the HTML is tested elsewhere, and its pictures take time.
 Figure.html = lambda self: f"<div>{type(self).__name__}</div>"
@@ -51,12 +56,12 @@ def construct(name: str) -> dict[str, Any]:
     opened = [data["state"] for kind, data in SENT if kind == "comm_open"]
     (state,) = [state for state in opened if "_esm" in state]  # the others are of its layout
     shown = figure.state()
-    data, metadata = figure._repr_mimebundle_()
+    data, metadata = DISPLAY.format(figure)
     return {
         "opened": opened_with(state, shown),
         "module": state["_esm"] == figure._esm and state["_model_module"] == "anywidget",
         "bundle": sorted(data),
-        "model": data["application/vnd.jupyter.widget-view+json"]["model_id"] == figure.model_id,
+        "model": data.get(VIEW, {}).get("model_id") == figure.model_id,
         "metadata": metadata,
     }
 
@@ -102,6 +107,7 @@ def added() -> list[dict[str, Any]]:
 
 def main() -> None:
     result: dict[str, Any] = {"version": ipywidgets.__version__}
+    result["plain"] = sorted(DISPLAY.format(ipywidgets.IntSlider())[0])
     result["figures"] = {name: construct(name) for name in FIGURES}
     result["synchronized"], result["added"] = synchronized(), added()
     json.dump(result, sys.stdout)

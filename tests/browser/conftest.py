@@ -12,6 +12,7 @@ from figures import FIGURES, made
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from wnlib.lab.figures.base import Figure
+from wnlib.lab.figures.scripts import site_script
 
 from .figure_page import STYLES, WINDOW, Shown, page_of, shown
 
@@ -68,6 +69,7 @@ def show(context: BrowserContext) -> Iterator[Callable[[Figure], Page]]:
             f"<!doctype html><html lang='en'><title>t</title><style>{THEMES}</style>"
             f"<main><h1>t</h1>{figure.html()}</main>"
         )
+        page.add_script_tag(content=site_script())
         expect(page.locator("[data-wn-ready]")).to_have_count(1)
         return page
 
@@ -86,6 +88,7 @@ def figure_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     for style in STYLES:
         (folder / style.name).write_bytes(style.read_bytes())
     (folder / "basic.css").touch()  # Sphinx writes it; the theme imports it
+    (folder / "figures.js").write_text(site_script(), encoding="utf-8")
     with chromium.served(folder) as address:
         yield address, folder
 

@@ -56,13 +56,13 @@ window.wn = {
 
 
 def page_of(html: str, theme: str) -> str:
-    """The figure's HTML twice in the book's style sheets, which lie beside the page."""
+    """The figure's HTML twice, with the book's styles and script, which lie beside the page."""
     links = "".join(f'<link rel="stylesheet" href="{path.name}">' for path in STYLES)
     return (
         f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>A figure</title><link rel="icon" href="data:,">{links}'
-        f"<script>{HELPERS}</script><body>"
+        f'<script defer src="figures.js"></script><script>{HELPERS}</script><body>'
         f'<main style="max-width: 792px; padding: 0 16px"><h1>A figure</h1>{html}{html}</main>'
     )
 
@@ -156,13 +156,11 @@ def by_mouse(page: Page, control: Control) -> bool:
     return changed(page, before, within=1000 if control.kind == "button" else 0)
 
 
-# Controls that change nothing in the drawing, or can't be used with the data at hand, and why.
+# Controls that change nothing in the drawing, and why.
 EXCEPTIONS = {
     ("FiveCurves", "CSV"): "a file is saved (test_curves)",
     ("FiveCurves", "SVG"): "a file is saved (test_curves)",
     ("FiveCurves", "PNG"): "a file is saved (test_curves)",
-    ("FiveCurves", "Training error"): "the report did not record it",
-    ("FiveCurves", "Test loss"): "the report did not record it",
 }
 
 
@@ -195,4 +193,7 @@ def shown(context: BrowserContext, address: str, name: str, theme: str) -> Shown
     context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     visit = Visit(context, address, f"{name}-{theme}.html")
     visit.page.wait_for_function("document.querySelectorAll('[data-wn-ready]').length === 2")
+    visit.page.evaluate(
+        "() => wn.roots().map((r) => r.querySelector('.more')).forEach((d) => d && (d.open = true))"
+    )
     return Shown(name, visit.page, drawn(visit.page), visit, said)

@@ -40,6 +40,10 @@ def ranking(page: Page) -> list[list[str]]:
     return [[cell.strip() for cell in row.locator("td").all_inner_texts()] for row in rows]
 
 
+def more(page: Page) -> None:
+    page.locator("summary", has_text="more").click()
+
+
 def cursor(page: Page) -> Locator:
     return page.get_by_role("application", name="Cursor")
 
@@ -47,22 +51,83 @@ def cursor(page: Page) -> Locator:
 def test_the_last_epoch_is_read_off_first(show: Show, report: list[Run]) -> None:
     page = show(FiveCurves(report))
     final = {run.norm.label: run.summary() for run in report}
+    ranked = sorted(final.items(), key=lambda i: i[1].final_error)
     expected = [
         [
             str(place),
-            name,
             f"{100 * s.final_error:.2f} %",
             f"{100 * s.best_error:.2f} % ({s.best_epoch})",
-            f"{100 * s.final_error:.2f} % (200)",
+            name,
         ]
-        for place, (name, s) in enumerate(sorted(final.items(), key=lambda i: i[1].final_error), 1)
+        for place, (name, s) in enumerate(ranked, 1)
     ]
-    found = [row[:3] + row[4:] for row in ranking(page)]
-    assert found == expected
+    assert [row[:2] + row[3:] for row in ranking(page)] == expected
+    drawn = "\n".join(page.locator("svg[role=img] text").all_text_contents())
+    for name, summary in ranked:  # beside the curves, too
+        assert f"{100 * summary.final_error:.2f} %  {name}" in drawn
+
+
+def test_first_come_the_curves_and_two_menus(show: Show, report: list[Run]) -> None:
+    figure = FiveCurves({"the report": report, "here": load_runs(RUNS / "width24-paper-20")})
+    page = show(figure)
+    inputs = page.locator("figure :is(input, select):visible")
+    assert [node.get_attribute("data-name") for node in inputs.all()] == ["metric", "whose"]
+    box = page.locator("figure svg[role=img]").bounding_box()
+    assert box["y"] + box["height"] < 600
+    # The region where they differ, not the fall of the first epochs nor the paper's table.
+    page.get_by_label("Runs").select_option("the report")
+    low, high = page.evaluate(YTICKS)
+    assert 16 <= low < 18
+    assert 22 < high <= 26
+    more(page)
+    page.get_by_label("whole axis").check()
+    assert page.evaluate(YTICKS)[1] >= 30
+    page.get_by_label("the paper’s and the report’s tables").check()
+    assert page.evaluate(YTICKS)[0] < 10
+
+
+YTICKS = """async () => {
+  await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
+  const root = document.querySelector(".wn-figure > div").shadowRoot;
+  const ticks = [...root.querySelectorAll("svg[role=img] > g > text[text-anchor=end]")];
+  const numbers = ticks.map((t) => Number(t.textContent));
+  return [Math.min(...numbers), Math.max(...numbers)];
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_on_a_phone_numbers_come_before_names(show: Show, report: list[Run], width: int) -> None:
+    page = show(FiveCurves({"the report of 2019": report, "recorded here": report}))
+    page.set_viewport_size({"width": width, "height": 800})
+    rows = ranking(page)
+    assert all(row[1].endswith(" %") and "2019" in row[-1] + "2019" for row in rows)
+    edges = page.evaluate(
+        """() => {
+          const root = document.querySelector(".wn-figure > div").shadowRoot;
+          const inside = root.querySelector("figure").getBoundingClientRect().right;
+          const cells = [...root.querySelectorAll(".below :is(td, th)")];
+          return [inside, Math.max(...cells.map((cell) => cell.getBoundingClientRect().right))];
+        }"""
+    )
+    assert edges[1] <= edges[0]
+    assert checks.wider_than_a_phone(page) == []
+
+
+def test_each_run_is_ranked_at_its_end(show: Show) -> None:
+    wild = made("none", [0.5, 0.9, 0.9], "diverged at epoch 3")
+    page = show(FiveCurves([made("wn", [0.5, 0.4, 0.3]), made("bn", [0.5, 0.2]), wild]))
+    assert [row[:2] + row[3:] for row in ranking(page)] == [
+        ["1", "20.00 % (2)", "batch norm"],
+        ["2", "30.00 % (3)", "weight norm"],
+        ["–", "diverged at epoch 3", "normal"],
+    ]
+    cursor(page).press("ArrowLeft")
+    expect(page.locator(".below thead th").first).to_have_text("at epoch 2")
 
 
 def test_all_values_stand_in_the_table(show: Show, report: list[Run]) -> None:
     page = show(FiveCurves(report, metric="train_loss"))
+    more(page)
     page.get_by_text("All values as a table").click()
     rows = page.locator("details tbody tr")
     expect(rows).to_have_count(200)
@@ -83,7 +148,7 @@ def test_the_cursor_moves_by_keyboard_mouse_and_touch(show: Show, report: list[R
     page.keyboard.press("Home")
     expect(head).to_have_text("at epoch 1")
     errors = sorted(100 * run.rows[0].test_error for run in report)
-    assert [row[2] for row in ranking(page)] == [f"{e:.2f} %" for e in errors]
+    assert [row[1] for row in ranking(page)] == [f"{e:.2f} %" for e in errors]
     expect(page.get_by_role("status")).to_contain_text("Test error at epoch 1, lowest first: 1. ")
     page.keyboard.press("End")
     expect(head).to_have_text("at epoch 200")
@@ -112,17 +177,19 @@ def test_what_can_be_switched(show: Show, report: list[Run]) -> None:
     own = load_runs(RUNS / "width24-paper-20")
     page = show(FiveCurves({"the report": report, "recorded here": own}))
     expect(page.locator(".below tbody tr")).to_have_count(10)
-    page.get_by_label("the report", exact=True).uncheck()
+    page.get_by_label("Runs").select_option("recorded here")
     expect(page.locator(".below tbody tr")).to_have_count(5)
+    more(page)
     page.get_by_label("weight norm", exact=True).uncheck()
     expect(page.locator(".below tbody tr")).to_have_count(4)
     page.get_by_text("wall time").click()
     expect(page.locator(".below thead th").first).to_contain_text("minutes")
-    page.get_by_label("Training error").check()
-    assert {row[2].split(" (")[0] for row in ranking(page)} == {
+    page.get_by_label("Show").select_option("Training error")
+    assert {row[1].split(" (")[0] for row in ranking(page)} == {
         f"{float(f'{100 * r.rows[-1].train_error:.6g}'):g} %" for r in own if r.norm != "wn"
     }
-    page.get_by_label("recorded here", exact=True).uncheck()
+    for norm in ("normal", "batch norm", "mean-only BN", "WN + mean-only BN"):
+        page.get_by_label(norm, exact=True).uncheck()
     expect(page.get_by_text("Everything is switched off")).to_be_visible()
     page.get_by_role("button", name="Reset").click()
     expect(page.locator(".below tbody tr")).to_have_count(10)
@@ -130,14 +197,14 @@ def test_what_can_be_switched(show: Show, report: list[Run]) -> None:
 
 def test_wall_time_of_a_total_is_said_to_be_spread(show: Show, report: list[Run]) -> None:
     page = show(FiveCurves(report, by="time", at=report[0].provenance["wall_seconds"] / 2))
-    row = next(row for row in ranking(page) if row[1] == "normal")
-    assert row[2].endswith("(epoch 100)")
+    row = next(row for row in ranking(page) if row[-1] == "normal")
+    assert row[1].endswith("(epoch 100)")
     expect(page.get_by_text("Only the total time was recorded")).to_be_visible()
 
 
 def test_what_was_not_recorded(show: Show, report: list[Run]) -> None:
     page = show(FiveCurves(report))
-    expect(page.get_by_label("Training error")).to_be_disabled()
+    expect(page.locator("option[value=train_error]")).to_be_disabled()
     page = show(FiveCurves(report, metric="test_loss"))
     expect(page.get_by_text("None of these runs has the test loss recorded.")).to_be_visible()
     page = show(FiveCurves([*report, made("bn", [0.5, 0.4])], by="time", metric="train_loss"))
@@ -150,12 +217,13 @@ def test_seeds(show: Show, spread: str) -> None:
     page = show(FiveCurves(seeds, spread=spread))
     bands = page.locator("svg[role=img] path[fill-opacity]")
     if spread == "each":
-        assert {row[1] for row in ranking(page)} == {f"weight norm, seed {s}" for s in (0, 1, 5)}
+        assert {row[-1] for row in ranking(page)} == {f"weight norm, seed {s}" for s in (0, 1, 5)}
         expect(bands).to_have_count(0)
     else:
-        assert [row[2] for row in ranking(page)] == ["42.00 %"]
+        assert [row[1] for row in ranking(page)] == ["42.00 %"]
         expect(bands).to_have_count(1)
         said = {"range": "lowest to highest of the seeds", "deviation": "± standard deviation"}
+        more(page)
         expect(page.locator(".keys")).to_contain_text(said[spread])
 
 
@@ -165,6 +233,10 @@ def test_a_diverged_run_says_so_where_it_leaves(show: Show) -> None:
     expect(page.locator("svg[role=img]").get_by_text("diverged at epoch 5")).to_be_visible()
     ys = page.locator("svg[role=img] g[aria-hidden] > text[text-anchor=end]").all_text_contents()
     assert max(float(text) for text in ys if text) <= 4
+
+
+OPEN = """() => document.querySelector(".wn-figure > div").shadowRoot
+  .querySelectorAll("details").forEach((details) => (details.open = true))"""
 
 
 @pytest.mark.parametrize(
@@ -182,6 +254,7 @@ def test_a_diverged_run_says_so_where_it_leaves(show: Show) -> None:
 def test_little_and_broken(show: Show, runs: list[Run]) -> None:
     page = show(FiveCurves(runs, log=True, window=21))
     checks.redrawn(page)
+    page.evaluate(OPEN)
     assert page.locator(".message").count() or page.locator(".below tbody tr").count()
     for control in page.locator("figure input").all():
         if control.is_visible() and control.is_enabled():
@@ -194,7 +267,7 @@ def test_little_and_broken(show: Show, runs: list[Run]) -> None:
 def test_names_are_text(show: Show) -> None:
     name = '<img src=x onerror="document.title=1"></script>' + "W" * 20
     page = show(FiveCurves({name: [made("wn", [0.5, 0.4])], "b": [made("wn", [0.5, 0.3])]}))
-    assert name in ranking(page)[1][1]
+    assert name in ranking(page)[1][-1]
     assert page.title() == "t"
     assert checks.wider_than_a_phone(page) == []
 
@@ -231,14 +304,15 @@ def test_rows_appear_while_a_run_trains(show: Show, context: BrowserContext) -> 
         for row in run.rows:
             figure.add(run.recipe, row)
             page.evaluate("data => model.set('data', data)", figure.data)
-            shown = f"at epoch {row.epoch if norm == 'wn' else 4}"
+            uneven = norm == "bn" and row.epoch < 4
+            shown = "at its end (epoch)" if uneven else f"at epoch {row.epoch}"
             checks.redrawn(page)
             expect(page.locator(".below thead th").first).to_have_text(shown)
             ticks = page.locator("svg[role=img] text[text-anchor=middle]").all_text_contents()
             widths.add(tuple(ticks[: ticks.index("epoch")]))
-    assert [row[1:3] for row in ranking(page)] == [
-        ["weight norm", "42.00 %"],
-        ["batch norm", "42.00 %"],
+    assert [[row[1], row[-1]] for row in ranking(page)] == [
+        ["42.00 %", "weight norm"],
+        ["42.00 %", "batch norm"],
     ]
     assert len(widths) == 1, "the x-axis jumped"
     page.evaluate("window.close()")
@@ -248,6 +322,7 @@ def test_rows_appear_while_a_run_trains(show: Show, context: BrowserContext) -> 
 def test_files(show: Show, report: list[Run], tmp_path: Path) -> None:
     page = show(FiveCurves(report, title="Five curves & <more>"))
     saved = {}
+    more(page)
     for kind in ("CSV", "SVG", "PNG"):
         with page.expect_download() as waiting:
             page.get_by_role("button", name=kind).click()
@@ -280,6 +355,7 @@ def test_ten_thousand_epochs(show: Show) -> None:
              .querySelectorAll("svg[role=img] path")].map((p) => p.getAttribute("d").length))"""
     )
     assert longest < 60_000
+    more(page)
     page.get_by_text("All values as a table").click()
     expect(page.locator("details tbody tr")).to_have_count(1001)
 
@@ -320,16 +396,10 @@ def test_the_smoothing_slider_is_smooth(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(context: BrowserContext, report: list[Run], scheme: str) -> None:
-    page = context.new_page()
+def test_accessible(show: Show, report: list[Run], scheme: str) -> None:
+    page = show(FiveCurves(report))
     page.emulate_media(color_scheme=scheme)
-    style = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
-    html = FiveCurves(report).html()
-    page.set_content(
-        f"<!doctype html><html lang='en'><title>t</title><style>{style}</style><main><h1>t</h1>"
-        + html
-    )
-    expect(page.locator("[data-wn-ready]")).to_have_count(1)
+    more(page)
     page.get_by_text("All values as a table").click()
     assert checks.accessibility(page) == []
     assert checks.wider_than_a_phone(page) == []

@@ -1,13 +1,22 @@
 """What holds for every figure: drawn, seen and heard by everyone."""
 
+import time
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 
+import chromium
 import pytest
+from chromium import Visit
+from figures import made
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from wnlib.lab.figures.scripts import site_script
 
 from . import checks
 from .figure_page import WINDOW, Shown, changed, drawn, locate
+
+HEAD = "<!doctype html><html lang='en'><title>t</title><link rel='icon' href='data:,'><main>"
 
 
 def test_draws(light: Shown) -> None:
@@ -20,6 +29,33 @@ def test_draws(light: Shown) -> None:
     )
     assert min(marks) >= 5
     assert light.page.locator("[data-wn-figure] img, [data-wn-figure] .message").count() == 0
+
+
+def test_only_one_is_seen_however_slowly_the_page_comes(context: BrowserContext) -> None:
+    """The script is there, and a figure before it drawn, when only half of a figure has come."""
+    html = made("Activations").html()
+    at = html.index("<style>")  # data, but no picture yet
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            if self.path == "/figures.js":
+                self.wfile.write(site_script().encode())
+                return
+            for part in (f"{HEAD}{html}<script src='figures.js'></script>{html[:at]}", html[at:]):
+                self.wfile.write(part.encode())
+                self.wfile.flush()
+                time.sleep(0.5)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with chromium.serving(Slow) as address:
+        page = Visit(context, address, "").page
+        expect(page.locator("[data-wn-ready]")).to_have_count(2)
+        for figure in page.locator("[data-wn-figure]").all():
+            expect(figure.locator("figure:visible")).to_have_count(1)
+            expect(figure.locator("img:visible")).to_have_count(0)
 
 
 DETACHED = """async (name) => {

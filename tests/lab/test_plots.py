@@ -4,9 +4,11 @@ import base64
 import math
 import re
 from dataclasses import replace
+from html import unescape
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,13 +83,23 @@ def test_one_colour_and_style_a_configuration(runs):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colours_stand_out(theme):
     assert contrast(INK[theme], PAPER_COLOUR[theme]) >= 7
-    assert all(contrast(colour, PAPER_COLOUR[theme]) >= 3 for colour in COLOURS.values())
+    least = {"light": 3, "dark": 4.5}[theme]
+    assert all(contrast(colour, PAPER_COLOUR[theme]) >= least for colour in COLOURS.values())
 
 
 def test_sources_are_named_where_they_differ(runs):
     theirs = [replace(run, source="report-2019") for run in runs[:1]]
     assert legend(plot_test_error(runs)) == [n.label for n in Norm]
     assert legend(plot_test_error(runs + theirs))[-1] == "normal (report-2019)"
+
+
+@pytest.mark.parametrize("name", ["$", r"$\frac{$", r"cost: 5$, \$6", "$x$ and $y$"])
+@pytest.mark.parametrize("plot", [plot_test_error, plot_training_loss, plot_running_time])
+def test_a_name_is_no_formula(runs, name, plot, tmp_path):
+    drawn = plot([*runs[:1], replace(runs[1], source=name)])
+    with plt.rc_context({"svg.fonttype": "none"}):
+        drawn.figure().savefig(tmp_path / "a.svg")
+    assert f"weight norm ({name})" in unescape((tmp_path / "a.svg").read_text())
 
 
 def test_a_diverged_run_is_said_to_be(runs):

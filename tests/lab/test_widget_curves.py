@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,8 @@ def run(norm="wn", count=3, state="finished", source="wnlib", columns=None, **ch
     return Run(recipe, rows(count, **columns or {}), state, source)
 
 
-def labels(runs):
-    return [curve["label"] for curve in FiveCurves(runs).data["curves"]]
+def labels(runs, key="short"):
+    return [curve[key] for curve in FiveCurves(runs).data["curves"]]
 
 
 # What is kept of the records.
@@ -72,7 +73,7 @@ def test_values_are_the_records(folder):
 
 def test_labels_say_what_distinguishes(report):
     assert labels(report) == [norm.label for norm in Norm]
-    assert labels([*report, run("bn")]) == [
+    assert labels([*report, run("bn")], "label") == [
         *(f"{norm.label}, report-2019" for norm in Norm),
         "batch norm, wnlib",
     ]
@@ -86,7 +87,10 @@ def test_labels_say_what_distinguishes(report):
 
 def test_sources_can_be_named(report):
     figure = FiveCurves({"the report": report, "yours": [run()]})
-    assert {curve["source"] for curve in figure.data["curves"]} == {"the report", "yours"}
+    assert {r["source"] for c in figure.data["curves"] for r in c["runs"]} == {
+        "the report",
+        "yours",
+    }
     assert report[0].source == "report-2019"
 
 
@@ -98,6 +102,35 @@ def test_seeds_are_one_curve():
     ]
     again = FiveCurves([run(), run()]).data["curves"]
     assert [member["name"] for member in again[0]["runs"]] == ["run 1", "run 2"]
+
+
+def test_seeds_are_one_curve_where_each_has_a_source(report, javascript):
+    seeds = {f"seed {s}": [run(seed=s), run("bn", seed=s)] for s in (0, 1)}
+    data = FiveCurves(seeds).data
+    assert [(c["short"], [r["source"] for r in c["runs"]]) for c in data["curves"]] == [
+        ("weight norm", ["seed 0", "seed 1"]),
+        ("batch norm", ["seed 0", "seed 1"]),
+    ]
+    only = javascript("history", "m.linesOf(data, false, ['seed 0'])", data=data)
+    assert [[r["name"] for r in line["runs"]] for line in only] == [["seed 1"]] * 2
+    # Not what another program recorded, nor the same seed again, nor a run in training.
+    theirs = replace(report[1], recipe=replace(report[1].recipe, seed=1))
+    mine = replace(theirs, source="wnlib", recipe=report[1].recipe)
+    assert len(labels({"a": [theirs], "b": [mine]})) == 2
+    assert len(labels({"a": [run()], "b": [run()]})) == 2
+    figure = FiveCurves({"a": [run()]})
+    figure.add(Recipe.paper("wn").replace(epochs=3, seed=1), rows(1)[0])
+    assert len(figure.data["curves"]) == 2
+
+
+def test_the_axis_is_that_of_the_long_end(javascript):
+    errors = [0.6, 0.5, 0.4, *np.linspace(0.24, 0.2, 10).tolist()]
+    one = {"raw": errors, "values": errors, "best": 12}
+    wild = {"raw": [0.6] + [0.9] * 12, "values": [0.6] + [0.9] * 12, "best": 0, "diverged": "yes"}
+    expression = "m.rangeOf(c, [], false, whole)"
+    assert javascript("history", expression, c=[one, wild], whole=False) == [0.2, 0.24]
+    assert javascript("history", expression, c=[one], whole=True)[1] == 0.6
+    assert javascript("history", expression, c=[wild], whole=False)[1] >= 0.9
 
 
 def test_what_is_not_a_number_is_kept_as_missing():
@@ -129,7 +162,7 @@ def test_rows_are_added_one_by_one():
         [3, 1],
     ]
     assert [curve["done"] for curve in seen[-1]] == [True, False]
-    assert {curve["source"] for curve in seen[-1]} == {"yours"}
+    assert {curve["runs"][0]["source"] for curve in seen[-1]} == {"yours"}
 
 
 def test_a_row_that_comes_again_replaces():

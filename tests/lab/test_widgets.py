@@ -1,9 +1,11 @@
 """The figures' Python side, and the mathematics of their scripts under node."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-import wnlib
-from wnlib import Norm
+from wnlib import Norm, lab
 from wnlib.lab import figures as widgets
-from wnlib.lab.figures.base import Figure, module, page_script, rounded
+from wnlib.lab.figures.base import Figure, rounded
+from wnlib.lab.figures.scripts import site_script
 from wnlib.lab.plots import COLOURS, STYLES, Plot
 
 every_figure = pytest.mark.parametrize("name", FIGURES)
@@ -42,7 +44,7 @@ class Note(Figure):
 def test_all_figures_are_here():
     assert list(FIGURES) == widgets.__all__
     for name in widgets.__all__:
-        assert getattr(wnlib, name) is getattr(widgets, name)
+        assert getattr(lab, name) is getattr(widgets, name)
 
 
 @every_figure
@@ -81,24 +83,61 @@ def test_without_javascript_there_is_a_picture_that_says_what_it_shows(name):
     html = figure.html()
     alts = re.findall(r'<img [^>]*alt="([^"]+)"', html)
     assert len(alts) == 2  # light and dark
-    assert html.index("<img") < html.index('<script type="module" async>')
     assert len(figure.title) > 20
     assert len(figure.caption) > 40
 
 
 @every_figure
-def test_script_parses_on_the_page_and_in_a_widget(name, tmp_path):
+def test_a_stored_output_holds_data_and_a_picture_and_no_code(name):
+    html = made(name).html()
+    assert re.findall("<script[^>]*>", html) == ['<script type="application/json">']
+    assert f'data-wn-figure="{made(name).script}"' in html
+    assert not re.search(r"\bon\w+=|javascript:", re.sub(r"<script.*?</script>", "", html))
+
+
+def parses(text, path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node; with Debian: apt-get install nodejs")
-    figure = made(name)
-    for i, text in enumerate((figure._esm, page_script(figure.script, name))):
-        path = tmp_path / f"{i}.mjs"
-        path.write_text(text)
-        done = subprocess.run([node, "--check", path], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert figure._esm.count("export") == 1
-    assert "import " not in figure._esm
+    path.write_text(text)
+    done = subprocess.run([node, "--check", path], capture_output=True, text=True)
+    return done.returncode == 0 or done.stderr
+
+
+@every_figure
+def test_a_widget_is_one_module(name, tmp_path):
+    text = made(name)._esm
+    assert parses(text, tmp_path / "a.mjs") is True
+    assert re.findall(r"^(?:export|import) .*", text, re.M) == [
+        f"export default ${made(name).script}.default;"
+    ]
+
+
+def test_the_site_has_one_script_for_all_figures(tmp_path):
+    text = site_script()
+    assert parses(text, tmp_path / "a.cjs") is True  # classic: no module's syntax
+    *_, call = re.findall(r"present\(\{(.*)\}\)", text)
+    scripts = {getattr(widgets, name).script for name in widgets.__all__}
+    assert {pair.split(":")[0].strip() for pair in call.split(",")} == scripts
+    assert text.count("class Stage") == 1
+
+
+def test_a_site_takes_the_script_along(tmp_path):
+    (tmp_path / "conf.py").write_text("extensions = ['figure_script']\n")
+    (tmp_path / "index.rst").write_text("A page\n======\n")
+    book = Path(widgets.__file__).parents[3] / "book"
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", tmp_path, tmp_path / "site"],
+        env=os.environ | {"PYTHONPATH": f"{book}{os.pathsep}{book.parent}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "_static" / "figures.js").read_text() == site_script()
+    tags = re.findall(r"<script[^>]*figures\.js[^>]*>", (tmp_path / "site/index.html").read_text())
+    assert len(tags) == 1
+    assert "defer" in tags[0]
+    assert "module" not in tags[0]  # a module doesn't run from file://
 
 
 @pytest.mark.parametrize(
@@ -154,13 +193,6 @@ def test_numbers_as_people_read_them(javascript):
     numbers = [-0.123456, 1234567, -1e-9, 0, None, 2.5]
     text = javascript("base", "numbers.map((n) => m.format(n))", numbers=numbers)
     assert text == ["−0.123", "1230000", "−1e−9", "0", "–", "2.5"]
-
-
-def test_module_is_the_base_and_the_script(javascript):
-    text = module("activations")
-    assert "class Stage" in text
-    assert "KINDS" in text
-    assert not re.search(r"^\s*//", text, re.M)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ from wnlib.layers import Norm
 
 Theme = Literal["light", "dark"]
 
-# One colour (Okabe and Ito's, told apart by colour-blind readers) and one line style for each
-# configuration, everywhere. All stand out at 3:1 or more from white and from the dark page.
-COLOURS = dict(zip(Norm, ("#7f7f7f", "#0072B2", "#CC79A7", "#D55E00", "#009E73"), strict=True))
+# One colour (Okabe and Ito's, told apart by colour-blind readers; a lighter blue, for the dark) and
+# one line style for each configuration, everywhere. All stand out at 3:1 or more from white, and at
+# 4.5:1 from the dark page.
+COLOURS = dict(zip(Norm, ("#7f7f7f", "#2288CC", "#CC79A7", "#D55E00", "#009E73"), strict=True))
 STYLES = dict(zip(Norm, ((0, (1, 1)), "-", "-.", "--", (0, (5, 1, 1, 1, 1, 1))), strict=True))
 INK = {"light": "#1f2328", "dark": "#e6e6e6"}
 PAPER_COLOUR = {"light": "#ffffff", "dark": "#121212"}
@@ -207,8 +208,10 @@ def _drawable(runs: Iterable[Run]) -> list[Run]:
 
 def _name(run: Run, runs: Sequence[Run]) -> str:
     """The configuration; with the source, where the runs come from several."""
-    several = len({other.source for other in runs}) > 1
-    return f"{run.norm.label} ({run.source})" if several else run.norm.label
+    if len({other.source for other in runs}) == 1:
+        return run.norm.label
+    source = run.source.replace("$", r"\$")  # a name, whatever matplotlib would set as mathematics
+    return f"{run.norm.label} ({source})"
 
 
 def _curves(
@@ -236,7 +239,8 @@ def _curves(
         axes.text(0.5, 0.5, "no runs to show", ha="center", transform=axes.transAxes)
     elif named:
         axes.legend(frameon=False)
-        text = "\n".join(f"{run.norm.label}: {run.state}" for run in filter(_diverged, runs))
+        gone = filter(_diverged, runs)
+        text = "\n".join(f"{r.norm.label}: diverged at epoch {len(r.rows)}" for r in gone)
         axes.text(0.01, 0.01, text, transform=axes.transAxes, fontsize="small")
 
 

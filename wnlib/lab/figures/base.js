@@ -4,7 +4,7 @@
 // The configurations' colours and dashes are those of wnlib/plots.py (a test compares them).
 export const NORMS = {
   none: { label: "normal", colour: "#7f7f7f", dash: "1.6 1.6" },
-  wn: { label: "weight norm", colour: "#0072B2", dash: "" },
+  wn: { label: "weight norm", colour: "#2288CC", dash: "" },
   mobn: { label: "mean-only BN", colour: "#CC79A7", dash: "10.24 2.56 1.6 2.56" },
   bn: { label: "batch norm", colour: "#D55E00", dash: "5.92 2.56" },
   wn_mobn: { label: "WN + mean-only BN", colour: "#009E73", dash: "8 1.6 1.6 1.6 1.6 1.6" },
@@ -32,6 +32,9 @@ input[type="radio"], input[type="checkbox"] { margin: 0; width: 1rem; height: 1r
 .chip { gap: 0.35rem; padding: 0 0.6rem; border: 1px solid var(--line); border-radius: 999px; cursor: pointer; }
 .chip:has(:checked) { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
 output { font-variant-numeric: tabular-nums; min-width: 2.5em; }
+select { min-width: 0; max-width: 100%; text-overflow: ellipsis; }
+details { width: 100%; }
+summary { cursor: pointer; min-height: 32px; padding: 0.3rem 0; width: fit-content; }
 button, select { font: inherit; color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 6px;
   min-height: 32px; padding: 0 0.7rem; cursor: pointer; }
 option { color: #1f2328; background: #fff; }
@@ -167,7 +170,11 @@ export class Stage {
     this.figure = h(
       "figure",
       { "aria-labelledby": "title" },
-      ...[this.head, this.controls, this.canvas, this.status, this.caption],
+      this.head,
+      this.controls,
+      this.canvas,
+      this.status,
+      this.caption,
     );
     // A root of its own keeps the page's style out; Jupyter's shortcuts stay out by the attribute.
     this.host = h("div", { "data-lm-suppress-shortcuts": "true" });
@@ -229,6 +236,15 @@ export class Stage {
     });
     this.bind(name, () => inputs.forEach(([input]) => (input.checked = input.value === String(this.get(name)))));
     parent.append(h("fieldset", { "data-name": name }, h("legend", {}, label), inputs.map(([, chip]) => chip)));
+  }
+
+  /** One of several, in a menu; options: value → text. */
+  select(name, label, options, { parent = this.controls } = {}) {
+    const items = Object.entries(options).map(([value, text]) => h("option", { value }, text));
+    const input = h("select", { "data-name": name, onchange: () => this.set(name, input.value) }, items);
+    this.bind(name, () => (input.value = this.get(name)));
+    parent.append(h("label", {}, label, input));
+    return input;
   }
 
   toggle(name, label, { parent = this.controls } = {}) {
@@ -473,8 +489,13 @@ export function widget(build) {
   };
 }
 
-/** Bring to life every figure of this name that stands on the page as a picture with its data. */
-export function present(name, { render }) {
-  for (const el of document.querySelectorAll(`[data-wn-figure="${name}"]:not([data-wn-ready])`))
-    render({ model: new Model(JSON.parse(el.querySelector("script").textContent)), el });
+/** Bring to life every figure that stands on the page as a picture with its data; `fronts` by their names. */
+export function present(fronts) {
+  const all = () => {
+    for (const el of document.querySelectorAll("[data-wn-figure]:not([data-wn-ready])"))
+      fronts[el.dataset.wnFigure]?.render({ model: new Model(JSON.parse(el.querySelector("script").textContent)), el });
+  };
+  // Of a figure that is not whole, what comes later would stay beneath.
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", all);
+  else all();
 }

@@ -2,18 +2,14 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import anywidget
 import traitlets
 
+from wnlib.lab.figures.scripts import module
 from wnlib.lab.plots import Plot
-
-FOLDER = Path(__file__).parent
 
 
 class Number(traitlets.Float):
@@ -29,8 +25,9 @@ class Number(traitlets.Float):
 class Figure(anywidget.AnyWidget):
     """A figure to play with: in Jupyter and Colab a widget, on a page without a kernel HTML.
 
-    Both come from one ES module, `<script>.js` beside this one, that draws from the traits. Without
-    JavaScript the picture of the first state is seen.
+    One front end, `<script>.js` beside this file, draws both from the traits. The HTML holds them
+    as JSON, the picture of the first state, and no code: the site's one script finds and draws it
+    (see `wnlib.lab.figures.scripts`). Where that script is not, the picture is seen.
 
     A subclass names its script, adds traits tagged `sync=True`, and says what `picture` draws.
 
@@ -41,6 +38,9 @@ class Figure(anywidget.AnyWidget):
     """
 
     script: ClassVar[str]
+    # ipywidgets 7, Colab's, has a method of this name that IPython prefers to the bundle below,
+    # and that sends no HTML.
+    _ipython_display_: ClassVar[None] = None
 
     title = traitlets.Unicode().tag(sync=True)
     caption = traitlets.Unicode().tag(sync=True)
@@ -64,14 +64,11 @@ class Figure(anywidget.AnyWidget):
     def html(self) -> str:
         """The figure for a page without a kernel: same state, same bytes."""
         state = json.dumps(self.state(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        name = type(self).__name__
-        # "<" only occurs in strings there; escaped, no string can end the script element. Not
-        # async, the module would wait for all of the page's own scripts.
+        # "<" only occurs in strings there; escaped, no string can end the script element.
         return (
-            f'<div class="wn-figure" data-wn-figure="{name}">'
+            f'<div class="wn-figure" data-wn-figure="{self.script}">'
             f'<script type="application/json">{state.replace("<", chr(92) + "u003c")}</script>'
-            f"{self.picture()._repr_html_()}</div>\n"
-            f'<script type="module" async>\n{page_script(self.script, name)}</script>'
+            f"{self.picture()._repr_html_()}</div>"
         )
 
     def __repr__(self) -> str:
@@ -83,31 +80,6 @@ class Figure(anywidget.AnyWidget):
             return None
         data, metadata = bundle
         return data | {"text/plain": repr(self), "text/html": self.html()}, metadata
-
-
-@cache
-def module(script: str) -> str:
-    """The figure's front end as one ES module: the local scripts that it imports, then itself."""
-    parts: dict[str, str] = {}
-
-    def add(name: str) -> None:
-        text = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
-        for other in re.findall(r'^import [^;]*? from "\./(\w+)\.js";$', text, re.M):
-            if other not in parts:
-                add(other)
-        text = re.sub(r"^import .*?;\n", "", text, flags=re.M | re.S)
-        text = re.sub(r"^export (?!default)", "", text, flags=re.M)
-        parts[name] = re.sub(r"^\s*(//|/\*\*).*\n|^\s+", "", text, flags=re.M)
-
-    add(script)
-    return "\n".join(parts.values())
-
-
-def page_script(script: str, name: str) -> str:
-    """The same module, for a page: it looks for its figures by itself."""
-    text, found = re.subn(r"^export default ", "const front = ", module(script), flags=re.M)
-    assert found == 1, f"{script}.js has {found} default exports"
-    return f'{text}present("{name}", front);\n'
 
 
 def rounded(value: Any, digits: int = 6) -> Any:

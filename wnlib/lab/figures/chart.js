@@ -1,6 +1,6 @@
 // The drawing of training curves: lines and bands, their marks, labels beside their ends, tables' errors.
 import { NORMS, h, s } from "./base.js";
-import { METRICS, apart, isError, rangeOf, thin } from "./history.js";
+import { METRICS, apart, brief, isError, rangeOf, thin } from "./history.js";
 
 // Curves of one configuration share its colour and dashes; from the second on they carry signs of their own.
 const VARIANTS = [
@@ -17,6 +17,7 @@ export const SIGNS = { lowest: "M-5 -8H5L0 0Z", last: "M-4 0A4 4 0 1 0 4 0A4 4 0
 const signAt = (d, x, y, attributes) => s("path", { d, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, ...attributes });
 const variantOf = (line) => VARIANTS[line.variant % VARIANTS.length];
 const strokeOf = ({ norm }) => ({ stroke: NORMS[norm].colour, "stroke-dasharray": NORMS[norm].dash });
+const atEnd = (one, metric) => (one.diverged ? "" : `${brief(metric, one.raw[one.last])}  `);
 const shortName = ({ label }) => (label.length > 36 ? `${label.slice(0, 35)}…` : label);
 
 function strip(line) {
@@ -50,19 +51,24 @@ export function paint(axes, view, width) {
   const scale = isError(metric) ? 100 : 1;
   const wide = width >= 600;
   const family = getComputedStyle(axes.svg).fontFamily;
-  const room = Math.max(...series.map(({ line }) => textWidth(shortName(line), family)));
+  const room = Math.max(...series.map((one) => textWidth(atEnd(one, metric) + shortName(one.line), family)));
   axes.margin.right = wide ? 56 + room : 14;
   const y = rangeOf(
     series,
     references.flatMap(({ errors }) => errors.map(([, error]) => error)),
     log,
+    view.whole,
   );
   axes.frame({
-    ...{ x: [0, top], y: y.map((v) => v * scale), yLog: log, width, height: wide ? 380 : 300 },
+    x: [0, top],
+    y: y.map((v) => v * scale),
+    yLog: log,
+    width,
+    height: wide ? 380 : 300,
     xLabel: time ? `wall time (${view.unitName})` : "epoch",
     yLabel: METRICS[metric].toLowerCase() + (scale > 1 ? " (%)" : " (nats)"),
   });
-  const { x0, x1, y0, y1 } = axes.box;
+  const { x0, y0, y1 } = axes.box;
   const inside = (v) => Math.max(y1 + 1, Math.min(y0 - 1, axes.y(v * scale)));
   const pointsOf = (one, column) =>
     thin(
@@ -100,7 +106,7 @@ export function paint(axes, view, width) {
     ends.filter(({ one }) => one.diverged),
     wide,
   );
-  if (wide) writeLabels(axes, ends);
+  if (wide) writeLabels(axes, ends, metric);
 }
 
 function drawCurve(axes, one, points, inside, scale) {
@@ -138,7 +144,7 @@ function writeDivergences(axes, gone, wide) {
   });
 }
 
-function writeLabels(axes, ends) {
+function writeLabels(axes, ends, metric) {
   const { x1, y0, y1 } = axes.box;
   apart(
     ends.map(({ y }) => y),
@@ -156,6 +162,7 @@ function writeLabels(axes, ends) {
     if (Math.abs(x - x1) < 12) axes.scaffold.append(s("path", leader));
     const piece = strip(one.line);
     piece.setAttribute("transform", `translate(${x1 + 16} ${at})`);
-    axes.scaffold.append(piece, s("text", { x: x1 + 51, y: at + 4 }, shortName(one.line)));
+    const words = [s("tspan", { "font-weight": 600 }, atEnd(one, metric)), s("tspan", {}, shortName(one.line))];
+    axes.scaffold.append(piece, s("text", { x: x1 + 51, y: at + 4, style: "white-space: pre" }, ...words));
   });
 }

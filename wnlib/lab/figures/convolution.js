@@ -96,6 +96,12 @@ function build(stage) {
       }
     const frame = (x, y, side) => parts.push(s("rect", { class: "frame", x, y, width: side, height: side, rx: 3, fill: "none", stroke: NORMS.bn.colour, "stroke-width": 3 }));
     frame(column * S * cell, row * S * cell, F * cell);
+    if (cell >= 24)
+      for (let m = 0; m < F; m++)
+        for (let n = 0; n < F; n++) {
+          const corner = { x: (column * S + n + 1) * cell - 3, y: (row * S + m + 1) * cell - 4, "text-anchor": "end", style: "font-size: 9px" };
+          parts.push(s("text", { class: "weight", ...corner }, `×${weight(F, m, n)}`.replace("-", "−")));
+        }
     for (let i = 0; i < size; i++)
       for (let j = 0; j < size; j++) {
         const [x, y] = [left + j * cell, top + i * cell];

@@ -33,9 +33,10 @@ class ConvolutionArithmetic(Figure):
     ).tag(sync=True)
     caption = traitlets.Unicode(
         "Blue: the image with its padding (pale zeros) and the kernel's place (frame). Orange: one "
-        "output for each place; this kernel adds what is left of its middle and subtracts what is "
-        "right. Crossed pixels lie under the kernel at no place: it steps over them, or the stride "
-        "does not divide W − F + 2P and the division is rounded down."
+        "output for each place; its numbers stand small in the frame: it adds what is left of its "
+        "middle and subtracts what is right. Crossed pixels lie under the kernel at no place: it "
+        "steps over them, or the stride does not divide W − F + 2P and the division is rounded "
+        "down."
     ).tag(sync=True)
 
     def picture(self) -> Plot:

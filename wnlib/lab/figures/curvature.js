@@ -157,8 +157,11 @@ function drawLoss(axes, { look, loss, rho }, i) {
   const [k, value] = seen[seen.length >> 1] ?? [0, 1];
   // Beside its line, one label on either side of it; beside the foot of one that falls at once.
   const side = (i ? -1 : 1) * (rho > 1 ? -1 : 1);
-  if (k < 6) axes.text(seen.length, FLOOR * 10 ** (i ? 0.6 : 2), look.name, { class: "strong", dx: 4 });
-  else axes.text(k, value, look.name, { class: "strong", dx: 9 * side, dy: i ? 18 : -8, "text-anchor": side > 0 ? "start" : "end" });
+  const width = 7.5 * look.name.length; // within the frame, wherever its line leads
+  const at = k < 6 ? axes.x(seen.length) + 4 : axes.x(k) + (side > 0 ? 9 : -9 - width);
+  const x = Math.max(axes.box.x0 + 4, Math.min(axes.box.x1 - width, at));
+  const y = k < 6 ? axes.y(FLOOR * 10 ** (i ? 0.6 : 2)) : axes.y(value) + (i ? 18 : -8);
+  axes.marks.append(s("text", { class: "strong", x, y: Math.max(axes.box.y1 + 12, Math.min(axes.box.y0 - 4, y)) }, look.name));
 }
 
 function inSteps({ rho, steps }) {

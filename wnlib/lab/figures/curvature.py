@@ -33,9 +33,9 @@ class Curvature(Figure):
         "Stretch the bowl, turn it, drag the start: which coordinates keep descent short?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Left: the loss from above, and sixty steps. Right: the loss by step; pale bands show its "
-        "bound, ρ² to the power of the step. The limit of the learning rate is 2/λmax: beyond it "
-        "descent diverges."
+        "In the plane: the loss from above, and sixty steps. By step: the loss; pale bands show "
+        "its bound, ρ² to the power of the step. The limit of the learning rate is 2/λmax: beyond "
+        "it descent diverges."
     ).tag(sync=True)
 
     def picture(self) -> Plot:

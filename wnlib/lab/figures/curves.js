@@ -13,20 +13,18 @@ fieldset { min-width: 0; }
 .below { width: 100%; max-height: none; }
 .below th, .below td { white-space: nowrap; padding: 0.12em 0.55em; }
 .below caption { text-align: left; padding: 0.3rem 0; font-weight: 600; }
-.below td:nth-child(2) { text-align: left; }
+.below td:last-child { min-width: 6rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .below tr.over { opacity: 0.75; }
-details { width: 100%; }
-summary { cursor: pointer; min-height: 32px; padding: 0.3rem 0; }
 `;
 
 /** The state in two halves: what the drawing depends on, and the cursor. */
-const STATE = ["metric", "by", "log", "window", "degree", "spread", "references", "hidden_norms", "hidden_sources"];
+const STATE = ["metric", "by", "log", "whole", "window", "degree", "spread", "references", "hidden_norms", "hidden_sources"];
 
 /** Checkboxes for names, all on but those that the list trait holds. */
-function switches(stage, trait, label) {
+function switches(stage, trait, label, parent) {
   const box = h("fieldset", { "data-name": trait });
   stage.bind(trait);
-  stage.controls.append(box);
+  parent.append(box);
   let before = null;
   return (options) => {
     const names = options.map(([name]) => name).join("\n");
@@ -44,6 +42,27 @@ function switches(stage, trait, label) {
   };
 }
 
+/** A menu of whose runs are on: everybody's, or one's. */
+function whose(stage) {
+  const input = h("select", { "data-name": "whose" });
+  const label = h("label", {}, "Runs", input);
+  stage.controls.append(label);
+  let names = [];
+  input.addEventListener("change", () => stage.set("hidden_sources", input.value === "all" ? [] : names.filter((_, i) => String(i) !== input.value)));
+  return (found) => {
+    if (found.join("\n") !== names.join("\n"))
+      input.replaceChildren(
+        h("option", { value: "all" }, "all"),
+        ...found.map((name, i) => h("option", { value: i }, name)),
+        h("option", { value: "some", hidden: true }, "some"),
+      );
+    names = found;
+    label.style.display = names.length > 1 ? "" : "none";
+    const on = names.map((name, i) => [name, i]).filter(([name]) => !stage.get("hidden_sources").includes(name));
+    input.value = on.length === names.length ? "all" : on.length === 1 ? on[0][1] : "some";
+  };
+}
+
 const unitOf = (seconds) => (seconds > 7200 ? [3600, "hours"] : seconds > 120 ? [60, "minutes"] : [1, "seconds"]);
 const roundUp = (end) => {
   const [first, second] = ticks(0, end);
@@ -51,12 +70,12 @@ const roundUp = (end) => {
 };
 
 /** What is drawn in the stage's state: the series with their x, the axes' ends, notes; or `why` there is nothing. */
-function viewOf(stage, lines) {
+function viewOf(stage, data) {
   const [metric, time, smoothed] = [stage.get("metric"), stage.get("by") === "time", stage.get("window") > 1];
-  if (!lines.length) return { why: "No runs to show." };
-  const hidden = ({ norm, source }) => stage.get("hidden_norms").includes(norm) || stage.get("hidden_sources").includes(source);
-  const on = lines.filter((line) => !hidden(line));
-  if (!on.length) return { why: "Everything is switched off: choose a configuration above." };
+  if (!data.curves?.length) return { why: "No runs to show." };
+  const lines = linesOf(data, stage.get("spread") === "each", stage.get("hidden_sources"));
+  const on = lines.filter(({ norm }) => !stage.get("hidden_norms").includes(norm));
+  if (!on.length) return { why: "Everything is switched off: choose under “more”." };
   const what = `the ${METRICS[metric].toLowerCase()}${time ? " with its times" : ""}`;
   const [series, without] = [[], []];
   for (const line of on) {
@@ -86,6 +105,7 @@ function viewOf(stage, lines) {
     time,
     smoothed,
     log: stage.get("log"),
+    whole: stage.get("whole"),
     unit,
     unitName,
     end,
@@ -98,11 +118,14 @@ function viewOf(stage, lines) {
 
 function build(stage) {
   stage.figure.append(h("style", {}, LOOK));
-  stage.choice("metric", "Show", METRICS);
-  const norms = switches(stage, "hidden_norms", "Configurations");
-  const sources = switches(stage, "hidden_sources", "Recorded by");
+  const metrics = Object.fromEntries(["test_error", "train_loss", "test_loss", "train_error"].map((name) => [name, METRICS[name]]));
+  const metric = stage.select("metric", "Show", metrics);
+  const menu = whose(stage);
   const parent = h("div", { class: "controls" });
+  const norms = switches(stage, "hidden_norms", "Configurations", parent);
+  const sources = switches(stage, "hidden_sources", "Recorded by", parent);
   stage.choice("by", "Over", { epoch: "epochs", time: "wall time" }, { parent });
+  stage.toggle("whole", "whole axis", { parent });
   stage.toggle("log", "logarithmic", { parent });
   const odd = Array.from({ length: 51 }, (_, i) => (i ? 2 * i + 1 : 0));
   stage.slider("window", "Smoothing window", { values: odd, show: (v) => (v > 1 ? `${v} epochs` : "off"), parent });
@@ -127,7 +150,8 @@ function build(stage) {
   const details = h("details", { ontoggle: fillTable }, h("summary", {}, "All values as a table"), every);
   const files = h("div", { class: "controls", role: "group", "aria-label": "Download" }, "Download");
   for (const kind of ["csv", "svg", "png"]) stage.button(kind.toUpperCase(), () => keep(kind), { parent: files });
-  stage.canvas.after(keys, parent, notes, below, details, files);
+  const more = h("details", { class: "more" }, h("summary", {}, "more"), parent, keys, details, files);
+  stage.canvas.after(notes, below, more);
   stage.onreset(() => (details.open = false));
   stage.listen("data", () => {
     version++;
@@ -153,20 +177,22 @@ function build(stage) {
   });
 
   function redrawAll() {
-    const all = linesOf(stage.get("data"), stage.get("spread") === "each");
-    const present = Object.keys(NORMS).filter((norm) => all.some((line) => line.norm === norm));
+    const curves = stage.get("data").curves ?? [];
+    const runs = curves.flatMap((curve) => curve.runs);
+    const present = Object.keys(NORMS).filter((norm) => curves.some((curve) => curve.norm === norm));
     norms(present.map((norm) => [norm, swatch({ norm, variant: 0 }), NORMS[norm].label]));
-    const named = [...new Set(all.map((line) => line.source))];
-    sources(named.length > 1 ? named.map((name) => [name, name]) : []);
-    for (const input of stage.controls.querySelectorAll("[data-name=metric] input"))
-      input.disabled = all.length > 0 && !all.some(({ runs }) => runs.some((run) => run[input.value]));
-    const several = (stage.get("data").curves ?? []).some(({ runs }) => runs.length > 1);
+    const named = [...new Set(runs.map((run) => run.source))];
+    menu(named);
+    sources(named.length > 2 ? named.map((name) => [name, name]) : []);
+    for (const option of metric.options) option.disabled = runs.length > 0 && !runs.some((run) => run[option.value]);
+    const several = curves.some(({ runs }) => runs.length > 1);
     parent.querySelector("[data-name=spread]").style.display = several ? "" : "none";
     degree.disabled = stage.get("window") < 2;
-    const found = viewOf(stage, all);
+    const found = viewOf(stage, stage.get("data"));
     view = found.why ? null : found;
     stage.message(found.why ?? "");
-    for (const node of [axes.svg, keys, parent, below, details, files]) node.style.display = view ? "" : "none";
+    for (const node of [axes.svg, keys, below, details, files]) node.style.display = view ? "" : "none";
+    more.style.display = curves.length ? "" : "none";
     notes.textContent = (found.notes ?? []).join(" ");
     if (!view) return;
     paint(axes, view, stage.width);
@@ -183,8 +209,10 @@ function build(stage) {
   function read() {
     const moved = stage.get("at") != null;
     const at = moved ? Math.max(view.time ? 0 : 1, Math.min(view.end, stage.get("at") / view.unit)) : view.end;
-    const entries = readAt(view, at);
-    const [table, text] = ranking(view, at, entries);
+    const uneven = new Set(view.series.map(({ raw }) => raw.length)).size > 1;
+    const place = moved || view.time || !uneven ? at : null; // each is ranked at its own end
+    const entries = readAt(view, place);
+    const [table, text] = ranking(view, place, entries, stage.width < 480);
     below.replaceChildren(table);
     const [pixel, { y0, y1 }] = [axes.x(at), axes.box];
     for (const [name, value] of Object.entries({ x1: pixel, x2: pixel, y1, y2: y0 })) cursor.setAttribute(name, value);

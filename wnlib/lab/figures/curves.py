@@ -12,7 +12,7 @@ from wnlib.lab.plots import Plot, plot_test_error
 from wnlib.lab.runs import PAPER, REPORT, Row, Run
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.train import DIVERGED
+from wnlib.train import state_after
 
 COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
 # What is kept of each: whole images, six digits of a loss, milliseconds.
@@ -22,12 +22,14 @@ DIGITS = {"train_error": 6, "test_error": 6, "seconds": 3}
 class FiveCurves(Figure):
     """Training curves: which run is lowest, when, by how much, and how sure that is.
 
-    Runs that share all but the seed are one curve, with a band. A run in training grows by `add`::
+    Runs that share all but the seed are one curve, with a band, also where each seed has a source
+    of its own; what others recorded, or is in training, stays apart. A run in training grows by
+    `add`::
 
         curves = FiveCurves([], window=0)
         display(curves)
         for recipe in recipes:
-            for row in train(recipe, data, out / recipe.norm):
+            for row in epochs(recipe, data):
                 curves.add(recipe, row)
 
     Args:
@@ -39,6 +41,7 @@ class FiveCurves(Figure):
         metric: "train_loss", "train_error", "test_loss" or "test_error".
         by: over "epoch" or wall "time".
         log: logarithmic y-axis.
+        whole: the y-axis shows all values, not only the region where the curves differ.
         window: of Savitzky and Golay's smoothing, in epochs, odd; 0 for none. At first 21 where a
             run has 100 epochs or more, else 0.
         degree: of its polynomial.
@@ -55,22 +58,28 @@ class FiveCurves(Figure):
     metric = traitlets.Enum(COLUMNS[:4], "test_error").tag(sync=True)
     by = traitlets.Enum(("epoch", "time"), "epoch").tag(sync=True)
     log = traitlets.Bool(False).tag(sync=True)
+    whole = traitlets.Bool(False).tag(sync=True)
     window = traitlets.Int(0, min=0, max=101).tag(sync=True)
     degree = traitlets.Int(2, min=0, max=10).tag(sync=True)
     at = traitlets.Float(None, allow_none=True).tag(sync=True)
     spread = traitlets.Enum(("range", "deviation", "each"), "range").tag(sync=True)
-    references = traitlets.Bool(True).tag(sync=True)
+    references = traitlets.Bool(False).tag(sync=True)
     hidden_norms = traitlets.List(traitlets.Enum([n.value for n in Norm])).tag(sync=True)
     hidden_sources = traitlets.List(traitlets.Unicode()).tag(sync=True)
     title = traitlets.Unicode("Which curve is lowest, where, and by how much?").tag(sync=True)
     caption = traitlets.Unicode(
-        "Move along the curves with the pointer or the arrow keys: below stands what each run had "
-        "recorded, lowest first. Faint lines are the recorded values where smoothing is on. The "
-        "lowest epoch of a test error is a choice made with the test set; the last one is not."
+        "Move along the curves with the pointer or the arrow keys: the table ranks what each run "
+        "had recorded there, at first at its end. Faint lines are the recorded values where "
+        "smoothing is on. The lowest epoch of a test error is a choice made with the test set; the "
+        "last is not."
     ).tag(sync=True)
 
     def __init__(self, runs: Iterable[Run] | Mapping[str, Iterable[Run]], **traits: Any) -> None:
+        # Who recorded what each name stands for: only one program's runs differ by seed alone.
+        self._origins: dict[str, set[str]] = {}
         if isinstance(runs, Mapping):
+            runs = {name: list(group) for name, group in runs.items()}
+            self._origins = {name: {r.source for r in group} for name, group in runs.items()}
             runs = [
                 dataclasses.replace(run, source=name)
                 for name, group in runs.items()
@@ -95,7 +104,7 @@ class FiveCurves(Figure):
 
         Args:
             recipe: of the run; it and the source say which run the row belongs to.
-            row: as `wnlib.train` yields it.
+            row: as `wnlib.epochs` yields it.
             source: the name of whose runs these are.
 
         Raises:
@@ -110,32 +119,44 @@ class FiveCurves(Figure):
             run = Run(recipe, source=source)
             self.runs.append(run)
         run.rows[row.epoch - 1 :] = [row]
-        diverged = not (row.train_loss < DIVERGED and math.isfinite(row.test_loss))
-        ended = "finished" if row.epoch == recipe.epochs else "interrupted"
-        run.state = f"diverged at epoch {row.epoch}" if diverged else ended
+        run.state = state_after(recipe, row)
         self.data = self._data()
 
     def _data(self) -> dict[str, Any]:
         """The runs as columns; those that differ by nothing but the seed together."""
-        curves: dict[tuple[str, Recipe], list[Run]] = {}
+        curves: list[tuple[Recipe, list[Run]]] = []
         for run in self.runs:
-            curves.setdefault((run.source, dataclasses.replace(run.recipe, seed=0)), []).append(run)
-        labels = _labels(list(curves))
+            recipe = dataclasses.replace(run.recipe, seed=0)
+            mine = (group for known, group in curves if known == recipe and self._joins(run, group))
+            group = next(mine, None)
+            if group is None:
+                curves.append((recipe, group := []))
+            group.append(run)
+        labels = _labels(curves)
         return {
             "curves": [
                 {
                     "norm": recipe.norm.value,
-                    "source": source,
-                    "label": label,
+                    "label": ", ".join(label),
+                    "short": ", ".join(label[:1] + label[2:]),  # where all are of one source
                     "epochs": recipe.epochs,
                     "done": all(run.state != "interrupted" for run in group),
                     "runs": [_columns(run, name) for run, name in _named(group)],
                 }
-                for ((source, recipe), group), label in zip(curves.items(), labels, strict=True)
+                for (recipe, group), label in zip(curves, labels, strict=True)
             ],
             "paper": {norm.value: error for norm, error in PAPER.items()},
             "report": {norm.value: error for norm, error in REPORT.items()},
         }
+
+    def _joins(self, run: Run, group: list[Run]) -> bool:
+        """Whether it is one of theirs by its source, or by having another seed than each."""
+        if any(run.source == other.source for other in group):
+            return True
+        origin = self._origins.get(run.source)
+        seeds = {other.recipe.seed for other in group}
+        known = all(self._origins.get(other.source) == origin for other in group)
+        return origin is not None and known and run.recipe.seed not in seeds
 
     def picture(self) -> Plot:
         """The test errors of what is not switched off, smoothed as they are at first."""
@@ -149,22 +170,20 @@ class FiveCurves(Figure):
         return plot_test_error(runs, "Test error", smoothed=smoothed, **options)
 
 
-def _labels(curves: list[tuple[str, Recipe]]) -> list[str]:
-    """What tells each curve from the others: the configuration, and as much more as it takes."""
-    several = len({source for source, _ in curves}) > 1
+def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:
+    """What tells each curve from the others: configuration, sources, and as much as it takes."""
+    sources = [", ".join(dict.fromkeys(run.source for run in group)) for _, group in curves]
     labels = []
-    for source, recipe in curves:
-        parts = [recipe.norm.label, *([source] if several else [])]
-        rivals = [r for s, r in curves if (s, r.norm) == (source, recipe.norm)]
+    for (recipe, _), source in zip(curves, sources, strict=True):
+        parts = [recipe.norm.label, source]
+        others = zip(curves, sources, strict=True)
+        rivals = [r for (r, _), s in others if (s, r.norm) == (source, recipe.norm)]
         for field in dataclasses.fields(Recipe):
             if len({getattr(rival, field.name) for rival in rivals}) > 1:
                 value = getattr(recipe, field.name)
-                parts.append(
-                    f"{field.name} {value:g}"
-                    if isinstance(value, float)
-                    else f"{field.name} {value}"
-                )
-        labels.append(", ".join(parts))
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                parts.append(f"{field.name} {shown}")
+        labels.append(parts)
     return labels
 
 
@@ -178,7 +197,9 @@ def _named(group: list[Run]) -> list[tuple[Run, str]]:
 
 def _columns(run: Run, name: str) -> dict[str, Any]:
     """What was recorded, a list a column; a column with nothing in it is left out."""
-    columns: dict[str, Any] = {"name": name, "state": run.state}
+    diverged = run.state.startswith("diverged")
+    state = f"diverged at epoch {len(run.rows)}" if diverged else str(run.state)
+    columns: dict[str, Any] = {"name": name, "source": run.source, "state": state}
     wall = run.provenance.get("wall_seconds")
     if wall is not None:
         columns["wall"] = wall

@@ -1,5 +1,5 @@
 import { Axes, NORMS, format, h, s, widget } from "./base.js";
-import { arrange } from "./labels.js";
+import { arrange, overlap } from "./labels.js";
 
 const STEPS = 60;
 const RANGE = [-1.5, STEPS + 1.5]; // of the plots by step
@@ -139,7 +139,7 @@ function build(stage) {
   const lengths = new Axes(stage, { label: "The norm of v by step", parent: columns[1], margin: { bottom: 24 } });
   const rates = new Axes(stage, { label: "The effective learning rate by step", parent: columns[1] });
   const read = h("div");
-  columns[0].append(read);
+  columns[0].append(read, key());
 
   let now = null; // what is seen; whoever moves v or g starts anew from here
   let half = REACH;
@@ -184,6 +184,22 @@ function build(stage) {
     read.textContent = text;
     stage.say(text);
   };
+}
+
+/** The arrows by their looks. */
+function key() {
+  const looks = [
+    ["−∇", "w", "L", COLOURS.down, ""],
+    ["−∇", "g", "L along w", COLOURS.down, "2 3"],
+    ["−M", "w", "∇L across w", COLOURS.across, ""],
+    ["−∇", "v", "L", COLOURS.v, "5 3"],
+  ];
+  const items = looks.map(([before, low, after, stroke, dash]) => {
+    const line = s("path", { d: "M0 5H22", stroke, "stroke-width": 2.2, "stroke-dasharray": dash });
+    const sample = s("svg", { width: 22, height: 10, "aria-hidden": "true", style: "display: inline; margin-right: 5px" }, line);
+    return h("span", { style: "margin-right: 1rem; white-space: nowrap" }, sample, before, h("sub", {}, low), after);
+  });
+  return h("p", { style: "margin: 0.25rem 0 0; font-size: 0.92em" }, items);
 }
 
 /** In words: the step that comes next, and whether Pythagoras is right about it. */
@@ -231,7 +247,7 @@ function drawPlane(axes, { H, minimum }, states, step) {
   for (const arrow of drawn) axes.marks.append(...shaft(arrow));
   const vTip = arrows[4];
   if (drawn.includes(vTip) && now.norm) corner(axes, vTip, px([0, 0]));
-  const seen = drawn.filter(({ a, b, radius }) => radius || Math.hypot(b[0] - a[0], b[1] - a[1]) > 22);
+  const seen = drawn.filter(({ a, b, radius }) => radius || Math.hypot(b[0] - a[0], b[1] - a[1]) > 30);
   label(axes, [...seen, { a: px(minimum), b: px(minimum), name: "minimum", radius: 6 }]);
 }
 
@@ -285,7 +301,13 @@ function label(axes, named) {
     const width = 9 * plain.length + 6.5 * subscripts + (plain.includes("∇") ? 3 : 0);
     return { at: b, toward: [b[0] - a[0], b[1] - a[1]], width, height: 16, gap: radius + 6 };
   });
-  arrange(boxes, blocked, frame).forEach(({ x, y }, i) => {
+  const placed = arrange(boxes, blocked, frame);
+  // Where all is small some names have no place: those of points come first, the key below has all.
+  const kept = [];
+  for (const i of named.map((_, i) => i).sort((i, j) => Boolean(named[j].radius) - Boolean(named[i].radius)))
+    if (!kept.some((j) => overlap(placed[i], placed[j]))) kept.push(i);
+  kept.forEach((i) => {
+    const { x, y } = placed[i];
     const parts = named[i].name.split("_").flatMap((part, k) => {
       if (!k) return [s("tspan", {}, part)];
       const rest = part.slice(1);
@@ -320,8 +342,9 @@ function name(axes, states, key, text, other, otherText) {
   const [high, low] = [Math.max(...late.flat()), Math.min(...late.flat())];
   if (late.every(([a, b]) => Math.abs(axes.y(a) - axes.y(b)) < 3)) return put(high, `${text} = ${otherText}`, -7);
   const above = late.reduce((sum, [a, b]) => sum + a - b, 0) > 0;
-  put(high, above ? text : otherText, -7);
-  put(low, above ? otherText : text, Math.min(16, axes.box.y0 - axes.y(low) - 4));
+  const room = axes.box.y0 - axes.y(low) > 20; // below; without it both names stand above
+  put(high, above ? text : otherText, room ? -7 : -21);
+  put(room ? low : high, above ? otherText : text, room ? 16 : -7);
 }
 
 /** Pale over all steps, full over those taken, with a dot on the last. */

@@ -11,14 +11,19 @@ export const METRICS = {
 
 export const isError = (metric) => metric.endsWith("error");
 
-/** One line a curve, or one for each of its runs; those of one configuration are numbered, to tell them apart. */
-export function linesOf(data, each) {
+/** One line a curve, or one for each of its runs, of sources that are on; those of one configuration are numbered, to tell them apart. */
+export function linesOf(data, each, hidden = []) {
   const count = {};
-  return (data.curves ?? []).flatMap((curve) => {
-    const several = each && curve.runs.length > 1;
-    const parts = several ? curve.runs.map((run) => ({ ...curve, label: `${curve.label}, ${run.name}`, runs: [run] })) : [curve];
-    return parts.map((line) => ({ ...line, variant: (count[line.norm] = (count[line.norm] ?? -1) + 1) }));
-  });
+  const lines = (data.curves ?? [])
+    .flatMap((curve) => {
+      const one = (run) => ({ ...curve, label: `${curve.label}, ${run.name}`, short: `${curve.short}, ${run.name}`, runs: [run] });
+      const parts = each && curve.runs.length > 1 ? curve.runs.map(one) : [curve];
+      return parts.map((line) => ({ ...line, variant: (count[line.norm] = (count[line.norm] ?? -1) + 1) }));
+    })
+    .map((line) => ({ ...line, runs: line.runs.filter(({ source }) => !hidden.includes(source)) }))
+    .filter(({ runs }) => runs.length);
+  const whose = lines.map(({ runs }) => [...new Set(runs.map(({ source }) => source))].join("\n"));
+  return new Set(whose).size > 1 ? lines : lines.map((line) => ({ ...line, label: line.short }));
 }
 
 /** Over runs, epoch by epoch: mean, and lowest and highest or a sample standard deviation around it. */
@@ -78,15 +83,19 @@ export function seriesOf(line, metric, window, degree, kind) {
   };
 }
 
-/** The part of the y-axis that shows all, but for a long run's first epochs and the heights to which a diverging one rises. */
-export function rangeOf(all, extra = [], log = false) {
+/** The part of the y-axis that shows all, but for the heights to which a diverging run rises; if not `whole`, where the curves differ. */
+export function rangeOf(all, extra = [], log = false, whole = true) {
   let [low, high] = [Infinity, -Infinity];
-  for (const { raw, values, band, diverged } of all) {
-    // The fall of the first epochs of a long run would take the room that its long end needs.
-    const skip = log ? 0 : Math.floor(0.03 * raw.length);
+  const focus = !whole && !log;
+  const steady = all.filter(({ diverged }) => !diverged);
+  for (const one of focus && steady.length ? steady : all) {
+    const { raw, values, band, diverged } = one;
+    // The fall of the first epochs would take the room that the long end needs.
+    const skip = log ? 0 : Math.floor(focus && raw.length >= 9 ? raw.length / 3 : 0.03 * raw.length);
     const first = raw.find((v) => Number.isFinite(v));
     const limit = first > 0 ? (diverged ? 1.5 : 3) * first : Infinity;
-    for (const column of [raw, values, ...(band ?? [])])
+    if (focus && Number.isFinite(raw[one.best])) low = Math.min(low, raw[one.best]);
+    for (const column of focus ? [values, ...(band ?? [])] : [raw, values, ...(band ?? [])])
       for (const v of column.slice(skip)) {
         if (!Number.isFinite(v) || (log && v <= 0)) continue;
         low = Math.min(low, v);
@@ -132,7 +141,7 @@ export function thin(points, place) {
 /** Heights as near as possible to those wanted, in the same order, `gap` apart, and within low and high. */
 export function apart(wanted, gap, low, high) {
   const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b] || a - b);
-  const result = new Array(wanted.length);
+  const result = Array.from({ length: wanted.length });
   let before = -Infinity;
   for (const i of order) before = result[i] = Math.max(wanted[i], before + gap, low);
   let after = high + gap;
@@ -154,6 +163,9 @@ export function shown(metric, value) {
   return `${percent.toFixed(Math.max(2, (String(percent).split(".")[1] ?? "").length))} %`;
 }
 
+/** The same in short: beside a curve, and where it is a mean or smoothed. */
+export const brief = (metric, value) => (isError(metric) ? `${(100 * value).toFixed(2)} %` : format(value, 4));
+
 const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
 
 /** The lines' runs as comma-separated values, one row an epoch, as recorded: errors as fractions. */
@@ -163,6 +175,6 @@ export function csvOf(lines) {
   for (const line of lines)
     for (const run of line.runs)
       for (let i = 0; i < epochsOf(run); i++)
-        rows.push([line.label, line.source, line.norm, run.name, i + 1, ...columns.map((name) => run[name]?.[i] ?? "")]);
+        rows.push([line.label, run.source, line.norm, run.name, i + 1, ...columns.map((name) => run[name]?.[i] ?? "")]);
   return rows.map((row) => row.map(quoted).join(",") + "\n").join("");
 }

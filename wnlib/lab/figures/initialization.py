@@ -53,7 +53,7 @@ class Initialization(Figure):
     caption = traitlets.Unicode(
         "Above: a bar for each unit, its mean ± standard deviation before the activation, on other "
         "images than those of the initialization, with noise and dropout as in training; the thin "
-        "dark bar inside is the same unit before the initialization. On the initialization's own "
+        "bar inside is the same unit before the initialization. On the initialization's own "
         "images every bar would reach from −1 to 1. Below: all values of one layer; choose it by "
         "the slider or above."
     ).tag(sync=True)

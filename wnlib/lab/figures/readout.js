@@ -1,55 +1,49 @@
 // Training curves in numbers: at the cursor, and all of them.
 import { format, h } from "./base.js";
 import { swatch } from "./chart.js";
-import { METRICS, isError, ranks, shown } from "./history.js";
+import { METRICS, brief, ranks, shown } from "./history.js";
 
-// A mean over seeds has no more digits than what it came from.
-const recorded = ({ line, raw }, i) => (line.runs.length > 1 && raw[i] != null ? Number(raw[i].toPrecision(6)) : raw[i]);
-const ofSmooth = (metric, value) => (isError(metric) ? `${(100 * value).toFixed(2)} %` : format(value, 4));
+const inWords = (metric, { line, raw }, i) => (line.runs.length > 1 && raw[i] != null ? brief : shown)(metric, raw[i]);
 
-/** At a place on the x-axis: the epoch's index and value of each curve, lowest first, those without a value last. */
+/** At a place on the x-axis, or at each curve's end (null): its epoch's index and value, lowest first, those without a value last. */
 export function readAt({ series, time }, at) {
   const found = series.map((one) => {
-    let i = one.raw.length - 1;
-    while (i >= 0 && one.x(i) > at + 1e-9) i--;
-    const ended = !time && one.raw.length < at;
-    return { one, i, ended, value: ended || i < 0 ? null : recorded(one, i) };
+    let i = at == null ? one.last : one.raw.length - 1;
+    while (at != null && i >= 0 && one.x(i) > at + 1e-9) i--;
+    const gone = at == null && one.line.runs.every(({ state }) => state.startsWith("diverged"));
+    const ended = gone || (at != null && !time && one.raw.length < at);
+    return { one, i, ended, value: ended || i < 0 ? null : one.raw[i] };
   });
   const places = ranks(found.map(({ value }) => value));
   return found.map((entry, k) => ({ ...entry, place: places[k] })).sort((a, b) => (a.place ?? 1e9) - (b.place ?? 1e9));
 }
 
-function textOf({ metric, time }, { one, i, ended, value }) {
+function textOf({ metric, time }, at, { one, i, ended, value }) {
   if (ended) return one.diverged ?? `${one.line.done ? "ended at" : "so far"} epoch ${one.raw.length}`;
-  return value == null ? "–" : shown(metric, value) + (time ? ` (epoch ${i + 1})` : "");
+  return value == null ? "–" : inWords(metric, one, i) + (time ? ` (epoch ${i + 1})` : at == null ? ` (${i + 1})` : "");
 }
 
 const table = (caption, head, rows) =>
   h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
 const column = (text) => h("th", { scope: "col" }, text);
 
-/** The ranking as a table, and as a sentence. */
-export function ranking(view, at, entries) {
-  const { metric, time, smoothed, unitName } = view;
-  const where = time ? `after ${format(at)} ${unitName}` : `at epoch ${at}`;
-  const title = `${METRICS[metric]} ${where}, lowest first`;
+/** The ranking as a table, numbers before names, and as a sentence; if narrow, with what must be. */
+export function ranking(view, at, entries, narrow) {
+  const { metric, time, unitName } = view;
+  const smoothed = view.smoothed && !narrow;
+  const where = at == null ? "at its end (epoch)" : time ? `after ${format(at)} ${unitName}` : `at epoch ${at}`;
+  const title = `${METRICS[metric]} ${where.replace("its end (epoch)", "each run’s end")}, lowest first`;
   const rows = entries.map((entry) => {
     const { one, i, place, value } = entry;
-    const cells = [textOf(view, entry)];
-    if (smoothed) cells.push(value == null ? "–" : ofSmooth(metric, one.values[i]));
-    for (const k of [one.best, one.raw.length - 1]) cells.push(`${shown(metric, recorded(one, k))} (${k + 1})`);
+    const cells = [String(place ?? "–"), textOf(view, at, entry)];
+    if (smoothed) cells.push(value == null ? "–" : brief(metric, one.values[i]));
+    if (!narrow) cells.push(`${inWords(metric, one, one.best)} (${one.best + 1})`);
     const name = h("td", {}, swatch(one.line), ` ${one.line.label}`);
-    return h(
-      "tr",
-      { class: place ? null : "over" },
-      h("td", {}, String(place ?? "–")),
-      name,
-      cells.map((cell) => h("td", {}, cell)),
-    );
+    return h("tr", { class: place ? null : "over" }, cells.map((cell) => h("td", {}, cell)), name);
   });
-  const head = [where, ...(smoothed ? ["smoothed"] : []), "lowest (epoch)", "last (epoch)"];
-  const said = entries.map((entry) => `${entry.place ? `${entry.place}. ` : ""}${entry.one.line.label} ${textOf(view, entry)}`);
-  return [table(title, [h("td"), h("td"), ...head.map(column)], rows), `${title}: ${said.join(", ")}`];
+  const head = [where, ...(smoothed ? ["smoothed"] : []), ...(narrow ? [] : ["lowest (epoch)"])];
+  const said = entries.map((entry) => `${entry.place ? `${entry.place}. ` : ""}${entry.one.line.label} ${textOf(view, at, entry)}`);
+  return [table(title, [h("td"), ...head.map(column), h("td")], rows), `${title}: ${said.join(", ")}`];
 }
 
 /** Every epoch of every curve; of very long runs some. */
@@ -64,7 +58,7 @@ export function allValues({ series, metric }) {
         "tr",
         {},
         h("th", { scope: "row" }, i + 1),
-        series.map((one) => h("td", {}, shown(metric, recorded(one, i)))),
+        series.map((one) => h("td", {}, inWords(metric, one, i))),
       ),
     );
   }

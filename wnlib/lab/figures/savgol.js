@@ -60,7 +60,7 @@ function smoothStretch(values, window, degree) {
 
 /** The smoothed values; what is missing stays missing, and each stretch between is smoothed by itself. */
 export function smooth(values, window, degree) {
-  const result = new Array(values.length).fill(null);
+  const result = Array.from({ length: values.length }, () => null);
   for (let from = 0; from < values.length;) {
     let to = from;
     while (to < values.length && Number.isFinite(values[to])) to++;
