@@ -25,6 +25,7 @@ from packaging.version import Version
 from repository import rename
 
 import wnlib
+import wnlib.lab
 from wnlib.lab import figures as widgets
 
 ROOT = Path(__file__).parent.parent.parent
@@ -248,7 +249,8 @@ def test_site_is_built_once(built: Checkout) -> None:
     assert builds.read_text() == "built\n", "the site is built though nothing changed"
 
     page = checkout.folder / "book" / "intro.md"
-    os.utime(page, (page.stat().st_mtime + 60,) * 2)
+    later = page.stat().st_mtime + 60
+    os.utime(page, (later, later))
     (checkout.folder / "warns").touch()
     status, _, errors = checkout.make("site")
     assert status == 2
@@ -299,6 +301,11 @@ def at_a_terminal(checkout: Checkout, port: int) -> tuple[subprocess.Popen[str],
     return process, ours
 
 
+def errors(process: subprocess.Popen[str]) -> str:
+    assert process.stderr
+    return process.stderr.read()
+
+
 def test_book_is_served_until_interrupted(built: Checkout) -> None:
     (built.folder / "_build" / "html" / "index.html").write_text("the first page")
     with socket.socket() as free:
@@ -318,7 +325,7 @@ def test_book_is_served_until_interrupted(built: Checkout) -> None:
             pytest.fail("nobody answers there")
         os.killpg(process.pid, signal.SIGINT)
         process.wait(10)
-        assert "Traceback" not in process.stderr.read()
+        assert "Traceback" not in errors(process)
     os.close(terminal)
 
 
@@ -329,7 +336,7 @@ def test_book_on_a_taken_port(built: Checkout) -> None:
         process, terminal = at_a_terminal(built, other.getsockname()[1])
         with process:
             assert process.wait(30) == 2
-            said = process.stderr.read().splitlines()
+            said = errors(process).splitlines()
         os.close(terminal)
     assert "Address already in use" in said[0]
     assert said[1] == "try: make book PORT=8001"
@@ -443,6 +450,7 @@ def test_import_is_light() -> None:
 import sys, time, torch
 begin = time.perf_counter()
 import wnlib
+import wnlib.lab
 print(time.perf_counter() - begin)
 print(*(m for m in ("scipy", "matplotlib", "torchvision") if m in sys.modules))
 """
