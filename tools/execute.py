@@ -83,6 +83,7 @@ def _run(notebook: Any, path: Path, timeout: int) -> None:
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
+        coalesce_streams=True,  # how printed text is cut is chance
         on_cell_start=begin,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of transport on this machine
         log=silent,
@@ -123,7 +124,6 @@ def normalise(notebook: Any) -> Any:
             continue
         number += _is_code(cell)
         cell.execution_count = number if _is_code(cell) else None
-        cell.outputs = list(_joined(cell.outputs))
         for output in cell.outputs:
             if WIDGET in output.get("data", {}) and "text/html" in output.data:
                 del output.data[WIDGET]  # a kernel's: in a stored notebook it leads to nothing
@@ -148,20 +148,6 @@ def _id(cell: Any, taken: set[str]) -> str:
         wanted = text[:8]
     taken.add(wanted)
     return wanted
-
-
-def _joined(outputs: list[Any]) -> Iterator[Any]:
-    """The outputs, with the pieces of printed text put together: how it is cut is chance."""
-    last = None
-    for output in outputs:
-        if last and output.get("name") == last.get("name") and output.output_type == "stream":
-            last.text += output.text
-            continue
-        if last:
-            yield last
-        last = output
-    if last:
-        yield last
 
 
 def _line(text: Any) -> str:

@@ -142,7 +142,7 @@ def measure() -> Iterator[Measure]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON list, for machines")
     options = parser.parse_args()
     found = []

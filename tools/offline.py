@@ -41,7 +41,7 @@ def pack(site: Path, archive: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("site", type=Path)
     parser.add_argument("archive", type=Path)
     options = parser.parse_args()

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Make .venv with everything in requirements.txt and the package itself. Where that is done, do nothing.
+# CONSTRAINTS names the versions to take, "" for the newest; TORCH=cpu takes PyTorch's build without CUDA.
 set -eu
 
 tested="3.11, 3.12 or 3.13"
+constraints=${CONSTRAINTS-constraints.txt}
 finished=.venv/installed # says for what: written last, so that half an installation never counts
 begun=.venv/installing   # there from the first step of a new .venv to the last
 
@@ -13,24 +15,24 @@ fail() {
 
 runs() { "$1" -c '' >/dev/null 2>&1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
-new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+is_tested() { case "$(version "$1" 2>/dev/null)" in 3.11 | 3.12 | 3.13) ;; *) return 1 ;; esac }
 
 find_python() {
-  old=
+  other=
   if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.13 python3.12 python3.11; fi
   for name in "$@"; do
     runs "$name" || continue
-    new_enough "$name" && python=$name && return
-    old=${old:-$name}
+    is_tested "$name" && python=$name && return
+    other=${other:-$name}
   done
   hint="install Python $tested, or name one: make PYTHON=/path/to/python3"
-  [ -z "$old" ] || fail "Python $(version "$old") ($old) is too old: $hint"
+  [ -z "$other" ] || fail "Python $(version "$other") ($other) is not one that this book is tested with: $hint"
   [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON does not run: $hint"
   fail "No Python found: $hint"
 }
 
 # PyTorch for Linux brings NVIDIA's libraries: 6 GB that stay, and 3 of archives until they are unpacked.
-needed_gb() { if [ "$(uname)" = Linux ]; then echo 9; else echo 3; fi; }
+needed_gb() { if [ "$(uname)" = Linux ] && [ "${TORCH:-}" != cpu ]; then echo 9; else echo 3; fi; }
 
 check_disk() {
   free_kb=$(df -Pk . | sed -n 's/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p' | tail -n 1)
@@ -38,10 +40,12 @@ check_disk() {
     fail "The disk is nearly full: about $(needed_gb) GB are needed here, $((free_kb / 1000000)).$((free_kb / 100000 % 10)) GB are free; make room and try again"
 }
 
+pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
+
 install() {
-  mkdir -p .venv/tmp # on the disk whose room was checked
-  TMPDIR=$PWD/.venv/tmp .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" \
-    >>.venv/pip.log 2>&1 && rm -rf .venv/tmp && return
+  export TMPDIR="$PWD/.venv/tmp" # on the disk whose room was checked
+  mkdir -p "$TMPDIR"
+  "$@" >>.venv/pip.log 2>&1 && rm -rf .venv/tmp && return
   rm -rf .venv/tmp
   { grep -iE '^ *(error|fatal)' .venv/pip.log || cat .venv/pip.log; } | tail -n 3 >&2
   if grep -qi 'no space left' .venv/pip.log; then
@@ -53,7 +57,8 @@ install() {
 }
 
 here=$(pwd -P)
-key="$here $(cat requirements.txt pyproject.toml | cksum)"
+[ -z "$constraints" ] || [ -r "$constraints" ] || fail "CONSTRAINTS=$constraints cannot be read"
+key="$here $(cat requirements.txt pyproject.toml ${constraints:+"$constraints"} | cksum)"
 key_before=$(cat "$finished" 2>/dev/null || echo "$here ")
 if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ] && [ ! -e "$begun" ]; then
   find_python
@@ -65,7 +70,7 @@ if [ -x .venv/bin/python ] && [ "$key_before" = "$key" ]; then
 fi
 
 usable() { # not half made, not moved with its folder, and with a Python that is still there
-  [ ! -e "$begun" ] && [ "${key_before#"$here "}" != "$key_before" ] && new_enough .venv/bin/python &&
+  [ ! -e "$begun" ] && [ "${key_before#"$here "}" != "$key_before" ] && is_tested .venv/bin/python &&
     .venv/bin/python -m pip --version >/dev/null 2>&1
 }
 if ! usable; then
@@ -82,7 +87,13 @@ else
   echo "Bringing .venv up to date: seconds to minutes"
 fi
 : >.venv/pip.log
-install -r requirements.txt
-install --no-deps --no-build-isolation -e .
+set -- -r requirements.txt ${constraints:+-c "$constraints"}
+if [ "${TORCH:-}" = cpu ]; then # uv knows where PyTorch keeps its builds
+  install pip uv
+  install .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --torch-backend cpu "$@"
+else
+  install pip "$@"
+fi
+install pip --no-deps --no-build-isolation -e .
 rm -f "$begun"
 echo "$key" >"$finished"

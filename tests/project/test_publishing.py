@@ -9,12 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import links
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
-Capture = pytest.CaptureFixture[str]
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -42,48 +40,32 @@ def host() -> Iterator[str]:
 
 
 def test_links(tmp_path: Path, host: str) -> None:
-    """tools/links.py on a book of one page, under this book's own settings."""
+    """`make links` on a book of one page, under this book's own settings."""
     book = tmp_path / "book"
     (book / "_static").mkdir(parents=True)
     for name in ("markup.py", "references.bib", "_static/favicon.svg"):
         shutil.copy(ROOT / "book" / name, book / name)
-    shutil.copy(ROOT / "_config.yml", tmp_path)
+    for name in ("_config.yml", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/page\n")
     addresses = [f"{host}/{status}" for status in (200, 403, 404)]
     addresses.append("https://github.com/OWNER/REPOSITORY/issues")
     links = [f"[text]({address})" for address in addresses]
-    (book / "page.md").write_text("\n\n".join(["# A page", *links, "[there](#a-page)"]))
-    command = [sys.executable, ROOT / "tools" / "links.py", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    command = ["make", "--no-print-directory", "links", "--assume-old=setup"]
+    command.append(f"VENV={Path(sys.executable).parent}")
 
-    assert (done.returncode, done.stderr) == (1, "")
-    *found, total = done.stdout.splitlines()
-    refused, broken = sorted(found, reverse=True)
-    assert refused.startswith(f"refused: book/page.md:5: {host}/403: 403 ")
-    assert broken.startswith(f"broken: book/page.md:7: {host}/404: 404 ")
-    counted = total.removeprefix("4 links: ").split(", ")
-    assert set(counted) == {"1 works", "1 refused", "1 broken", "1 ignored"}
+    def follow() -> subprocess.CompletedProcess[str]:
+        (book / "page.md").write_text("\n\n".join(["# A page", *links, "[there](#a-page)"]))
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+
+    done = follow()
+    broken, *rest = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert (done.returncode, done.stdout, rest) == (2, "", [])
+    assert broken.startswith(f"book/page.md:7: [broken] {host}/404: 404 ")
     assert not (tmp_path / "_build" / "html").exists(), "the published site gets the findings"
-
-
-def test_only_broken_links_fail(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    def said(*statuses: tuple[str, str]) -> tuple[int, str, str]:
-        found = [
-            {"filename": "a.md", "lineno": 1, "uri": f"http://{n}", "status": status, "info": info}
-            for n, (status, info) in enumerate(statuses)
-        ]
-        monkeypatch.setattr(links, "follow", lambda root: found)
-        monkeypatch.setattr(sys, "argv", ["links.py"])
-        return links.main(), *capsys.readouterr()
-
-    assert said(("working", ""), ("unchecked", "")) == (0, "1 links: 1 works\n", "")
-    assert said(("broken", "403 Client Error"), ("timeout", "no answer"))[0] == 0
-    assert said(("redirected", "http://there"), ("broken", "410 Client Error: Gone"))[0] == 1
-    unresolved = ("broken", "(Caused by NameResolutionError(...))")
-    assert said(unresolved, ("working", ""))[0] == 1
-    status, out, error = said(unresolved, unresolved)
-    assert (status, out) == (1, "")
-    assert error == "None of 2 links has an address: check the network\n"
+    del links[2]
+    done = follow()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def git(folder: Path, *arguments: str) -> str:
