@@ -7,7 +7,9 @@ from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CLOSED = re.compile("holds|holds here only if .+|does not hold")
+CLOSED = re.compile(
+    "holds|holds here only if .+|not seen here|does not hold"
+)
 OPEN = ("needs a GPU run", "needs a recorded run")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
 _CSS = """
