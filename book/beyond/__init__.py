@@ -1,1 +1,1 @@
-"""What the last chapters train: other networks, other data, on loops of their own."""
+"""What the last chapters train: other networks, on other data."""

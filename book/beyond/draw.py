@@ -67,7 +67,7 @@ class Draw(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """How an image is painted, step by step: (N, 28, 28) to (N, T, 28, 28)."""
+        """An image painted step by step: (N, 28, 28) to (N, T, 28, 28)."""
         canvases, _ = self._paint(x.flatten(1), generator)
         return torch.stack(canvases, 1).sigmoid().unflatten(2, (28, 28))
 

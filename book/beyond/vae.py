@@ -1,4 +1,4 @@
-"""A convolutional variational autoencoder, the paper's Section 5.2 in small.
+"""A convolutional variational autoencoder: the paper's Section 5.2, small.
 
 Residual blocks of 8, 16 and 16 channels at 14 × 14, 7 × 7 and 4 × 4, ELU,
 a layer of 256 units, 32 latents, and back by transposed convolutions, as
@@ -86,7 +86,7 @@ class Vae(nn.Module):
         )
 
     def forward(self, x, generator=None):  # (N, 28, 28)
-        """Logits of the pixels, (N, 28, 28), and the KL divergence, (N,)."""
+        """Logits of the pixels, (N, 28, 28), and KL divergence, (N,)."""
         mean, log_std = self.posterior(self.encoder(x[:, None])).chunk(2, 1)
         noise = torch.randn(mean.shape, generator=generator)
         z = mean + log_std.exp() * noise  # (N, latents)
