@@ -32,7 +32,8 @@ from beyond.mnist import Mnist, load_mnist
 from beyond.training import MODELS, Plan, Row, Training
 
 SCHEMA = 1
-UPDATES = {"draw": (240, 20), "vae": (180, 20)}  # in all, and a row
+# Updates in all, updates a row, images a minibatch.
+LENGTHS = {"draw": (240, 20, 50), "vae": (180, 20, 100)}
 
 
 def _commit() -> str:
@@ -65,9 +66,9 @@ class Record:
 def plans(model: str, seeds: int = 3) -> list[Plan]:
     """The grid, one seed after the other."""
     module = MODELS[model]
-    updates, every = UPDATES[model]
+    length = LENGTHS[model]
     return [
-        Plan(model, start, lr, seed, updates, every)
+        Plan(model, start, lr, seed, *length)
         for seed in range(seeds)
         for lr in module.RATES
         for start in module.STARTS
