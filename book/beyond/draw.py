@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import weight_norm
+
+from wnlib import weight_norm
 
 STEPS, UNITS, LATENTS = 8, 128, 32
 RATES = (0.001, 0.003, 0.01)

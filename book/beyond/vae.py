@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beyond.mnist import Mnist, binarized
-from wnlib import data_dependent_init, weight_norm
+from wnlib import data_dependent_init_, weight_norm
 
 CHANNELS, HIDDEN, LATENTS = (8, 16, 16), 256, 32
 RATES = (0.002, 0.006, 0.02)
@@ -108,19 +108,24 @@ class Vae(nn.Module):
         return self.decoder(z)[:, 0].sigmoid()
 
 
+def layers(model: nn.Module) -> list[nn.Module]:
+    """All that have a weight, in order."""
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    return [m for m in model.modules() if isinstance(m, kinds)]
+
+
 def build(start: str, seed: int, data: Mnist, **sizes: int) -> Vae:
     """A network at its start. Both with data-dependent initialization are
     the same function: they differ in what is learned."""
     torch.manual_seed(seed)
     model = Vae(**sizes)
     if start == "wn-init":
-        for module in list(model.modules()):
-            if hasattr(module, "weight"):
-                weight_norm(module)
+        for layer in layers(model):
+            weight_norm(layer)
     if start != "plain":
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(data.train), generator=generator)
         images = data.train[chosen[:INIT_IMAGES]]
         torch.manual_seed(seed)
-        data_dependent_init(model, binarized(images, generator))
+        data_dependent_init_(model, binarized(images, generator))
     return model

@@ -68,7 +68,7 @@ def test_every_matrix_is_normalized() -> None:
         lengths = getattr(module, name).norm(dim=1)
         torch.testing.assert_close(lengths, torch.ones_like(lengths))
     model = vae.build("wn-init", 0, DATA)
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = vae.layers(model)
     assert len(layers) > 20
     assert all(parametrize.is_parametrized(layer, "weight") for layer in layers)
 
