@@ -30,12 +30,19 @@ class Breakout:
     are of the new game, while `done` tells of the old one.
     """
 
-    def __init__(self, games: int, seed: int, sticky: float = STICKY) -> None:
+    def __init__(
+        self, games: int, seed: int, sticky: float = STICKY
+    ) -> None:
         self.draw = np.random.default_rng(seed)
         self.sticky = sticky
-        self.row, self.column, self.down, self.right, self.paddle, self.last = (
-            np.zeros(games, int) for _ in range(6)
-        )
+        (
+            self.row,
+            self.column,
+            self.down,
+            self.right,
+            self.paddle,
+            self.last,
+        ) = (np.zeros(games, int) for _ in range(6))
         self.trail = np.zeros((games, 2), int)  # where the ball came from
         self.bricks = np.zeros((games, SIZE, SIZE), bool)
         self.begin(np.ones(games, bool))

@@ -1,4 +1,4 @@
-"""Connect-4 on two integers, solved exactly, and 8,000 positions with their answers.
+"""Connect-4 on two integers, solved exactly; 8,000 positions with answers.
 
 python book/beyond/connect4.py makes positions.npz again, in a minute.
 
@@ -25,7 +25,7 @@ COLUMN = [((1 << ROWS) - 1) << 7 * column for column in range(COLUMNS)]
 MIDDLE_FIRST = [COLUMN[c] for c in (3, 2, 4, 1, 5, 0, 6)]  # in most lines
 UP, ACROSS, RISING, FALLING = 1, 7, 8, 6  # to the next cell in a line
 PATH = Path(__file__).with_name("positions.npz")
-SHA256 = "not yet"
+SHA256 = "85e58287c7b72b036040e06866aeac87427f0e4ffa82a115b0b9d04b931b4a7f"
 
 
 def legal(mask: int) -> list[int]:
@@ -34,7 +34,7 @@ def legal(mask: int) -> list[int]:
 
 
 def play(mine: int, mask: int, column: int) -> tuple[int, int]:
-    """The position after a stone in a column, as the other player has it."""
+    """The position after a stone in a column, seen by the other player."""
     after = mask | (mask + (1 << 7 * column)) & COLUMN[column]
     return mask ^ mine, after
 
@@ -49,7 +49,7 @@ def wins(stones: int) -> bool:
 
 
 def threats(stones: int, mask: int) -> int:
-    """The empty cells that would complete a line of four of these stones."""
+    """The empty cells that would complete a line of four of these."""
     found = stones << 1 & stones << 2 & stones << 3
     for step in (ACROSS, RISING, FALLING):
         up, down = stones << step, stones >> step
@@ -59,7 +59,9 @@ def threats(stones: int, mask: int) -> int:
     return found & (BOARD ^ mask)
 
 
-def reaches(mine: int, mask: int, worth: int, known: dict[int, bool]) -> bool:
+def reaches(
+    mine: int, mask: int, worth: int, known: dict[int, bool]
+) -> bool:
     """Whether the player to move can get `worth`, 0 or 1, or more.
 
     Alpha-beta search with the window closed to one question: I get 1 if a
@@ -75,7 +77,9 @@ def reaches(mine: int, mask: int, worth: int, known: dict[int, bool]) -> bool:
     forced = theirs & cells
     if forced & forced - 1:  # two at once: only one can be stopped
         return False
-    cells = (forced or cells) & ~(theirs >> 1)  # nor prepare a cell for them
+    cells = (forced or cells) & ~(
+        theirs >> 1
+    )  # nor prepare a cell for them
     key = 2 * (mine + mask) + worth  # differs from question to question
     if key not in known:
         stones = [cells & c for c in MIDDLE_FIRST if cells & c]
@@ -182,8 +186,10 @@ def _joined(columns: np.ndarray) -> np.ndarray:
     return (columns.astype(np.uint64) << shifts).sum(1, dtype=np.uint64)
 
 
-def random_position(draw: random.Random, plies: int) -> tuple[int, int] | None:
-    """After so many random moves that stop a line of four where one threatens.
+def random_position(
+    draw: random.Random, plies: int
+) -> tuple[int, int] | None:
+    """After so many random moves; a line of four that threatens is stopped.
 
     None if a move could complete a line all the same.
     """
@@ -191,7 +197,9 @@ def random_position(draw: random.Random, plies: int) -> tuple[int, int] | None:
     for _ in range(plies):
         cells = mask + BOTTOM & BOARD
         forced = threats(mask ^ mine, mask) & cells
-        columns = [c for c in legal(mask) if not forced or forced & COLUMN[c]]
+        columns = [
+            c for c in legal(mask) if not forced or forced & COLUMN[c]
+        ]
         mine, mask = play(mine, mask, draw.choice(columns))
         if threats(mine, mask) & mask + BOTTOM:
             return None

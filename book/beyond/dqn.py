@@ -75,15 +75,27 @@ class Memory:
         """As many frames as there are games; each a tensor (games, …)."""
         at = (self.written + torch.arange(len(action))) % len(self.action)
         self.before[at], self.after[at] = before.byte(), after.byte()
-        self.action[at], self.reward[at], self.done[at] = action, reward, done
+        self.action[at], self.reward[at], self.done[at] = (
+            action,
+            reward,
+            done,
+        )
         self.written += len(action)
 
-    def sample(self, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    def sample(
+        self, count: int, draw: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """(before, action, reward, done, after) of random frames."""
         most = min(self.written, len(self.action))
         at = torch.randint(most, (count,), generator=draw)
         before, after = self.before[at].float(), self.after[at].float()
-        return before, self.action[at], self.reward[at], self.done[at], after
+        return (
+            before,
+            self.action[at],
+            self.reward[at],
+            self.done[at],
+            after,
+        )
 
 
 class Played(NamedTuple):
@@ -109,7 +121,7 @@ def learn(
     batch: int = BATCH,
     row: int = ROW,
 ) -> Iterator[tuple[Played, nn.Module]]:
-    """Play and learn; what happened, and the network, every `row` frames."""
+    """Play and learn; every `row` frames what happened, and the network."""
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
     chance = np.random.default_rng(seed)

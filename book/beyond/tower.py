@@ -12,7 +12,7 @@ from connect4 import Positions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnlib import MeanOnlyBatchNorm, Norm, weight_norm
+from wnlib import MeanOnlyBatchNorm, Norm, data_dependent_init_, weight_norm
 
 SMALL = 0.1  # standard deviation of branches and heads at the start
 STARTS = ("he", "unit", "small")
@@ -21,7 +21,9 @@ STARTS = ("he", "unit", "small")
 class Tower(nn.Module):
     """Boards (N, 2, 6, 7) to logits (N, 7) and values (N,) in (-1, 1)."""
 
-    def __init__(self, norm: Norm, width: int = 24, blocks: int = 3) -> None:
+    def __init__(
+        self, norm: Norm, width: int = 16, blocks: int = 2
+    ) -> None:
         super().__init__()
         self.norm = Norm(norm)
         self.stem = self._conv(2, width)
@@ -66,40 +68,15 @@ class Tower(nn.Module):
         return weight_norm(layer) if self.norm.weight_normalized else layer
 
 
-@torch.no_grad()
 def start(model: Tower, boards: Tensor, small: float = 1.0) -> None:
     """Data-dependent initialization, with less on the branches and heads.
 
-    One pass, layer after layer: pre-activations get mean 0 and standard
-    deviation 1, or `small` in what is added to a residual stream and in
-    what the heads put out.
+    Pre-activations get mean 0 and standard deviation 1, or `small` in what
+    is added to the residual stream and in what the heads put out.
     """
-    if not model.norm.weight_normalized and model.norm is not Norm.NONE:
-        raise ValueError("only where the layers have biases of their own")
-    little = {*(part[0] for part in model.second), model.policy, model.value}
-
-    def set_scale(layer: nn.Module, _: object, t: Tensor) -> Tensor:
-        dims = [0, *range(2, t.ndim)]
-        std, mean = torch.std_mean(t, dims, correction=0)
-        factor = (small if layer in little else 1.0) / std  # (units,)
-        shape = [-1] + [1] * (t.ndim - 2)
-        if model.norm is Norm.WN:
-            g = layer.parametrizations.weight.original0  # (units, 1, …)
-            g.mul_(factor.view(g.shape))
-        else:
-            weight = layer.weight
-            weight.mul_(factor.view(-1, *[1] * (weight.ndim - 1)))
-        layer.bias.copy_(-mean * factor)
-        return (t - mean.view(shape)) * factor.view(shape)
-
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    layers += [m for m in model.modules() if isinstance(m, nn.Linear)]
-    hooks = [layer.register_forward_hook(set_scale) for layer in layers]
-    try:
-        model(boards)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    branches = [f"second.{i}.0" for i in range(len(model.second))]
+    scales = dict.fromkeys([*branches, "policy", "value"], small)
+    data_dependent_init_(model, boards, scales)
 
 
 def fresh(norm: Norm | str, begin: str, seed: int, boards: Tensor) -> Tower:
@@ -132,14 +109,16 @@ def measure(model: Tower, test: Positions) -> tuple[float, float]:
 def learn(
     model: Tower, train: Positions, rate: float, updates: int, seed: int
 ) -> Iterator[tuple[int, float]]:
-    """Adam, 128 positions an update, the rate falling to 0; every 50 the loss."""
+    """Adam, 64 positions an update, the rate falling to 0; every 50
+    their number and the mean loss.
+    """
     adam = torch.optim.Adam(model.parameters(), rate)
     draw = torch.Generator().manual_seed(seed)
     total = 0.0
     for update in range(updates):
         for group in adam.param_groups:
             group["lr"] = rate * (1 - update / updates)
-        chosen = torch.randint(len(train.value), (128,), generator=draw)
+        chosen = torch.randint(len(train.value), (64,), generator=draw)
         move, value = loss(model, train.part(chosen))
         adam.zero_grad()
         (move + value).backward()
