@@ -19,13 +19,16 @@ from typing import Any
 
 import connect4
 import dqn
+import numpy as np
 import torch
 import tower
+from scipy.stats import t as student
 
 import wnlib
 
 RUNS = Path(__file__).parent.parent / "runs"
 SEEDS = (0, 1, 2)
+DQN_SEEDS = (0, 1, 2, 3, 4)  # returns vary more
 UPDATES, TEST = 300, 1_000
 # configuration and start, one after the other as they are recorded
 POLICY = [
@@ -74,7 +77,7 @@ def policy(plan: dict[str, Any]) -> Rows:
 
 
 def dqn_plans() -> Iterator[dict[str, Any]]:
-    for rate, seed, norm in product(DQN_RATES, SEEDS, DQN):
+    for rate, seed, norm in product(DQN_RATES, DQN_SEEDS, DQN):
         yield {"norm": norm, "rate": rate, "seed": seed, "frames": FRAMES}
 
 
@@ -170,6 +173,19 @@ def load(name: str, out: Path = RUNS) -> list[dict[str, Any]]:
     if not found:
         raise ValueError(f"no run of {name} in {out}")
     return found
+
+
+def paired(differences: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (Student's t).
+
+    A difference a seed, of two runs with the same seed. One has no
+    interval: its half width is infinite.
+    """
+    mean, n = float(np.mean(differences)), len(differences)
+    if n == 1:
+        return mean, math.inf
+    spread = np.std(differences, ddof=1)
+    return mean, float(student.ppf(0.975, n - 1) * spread / n**0.5)
 
 
 def main() -> None:

@@ -249,3 +249,10 @@ def test_a_run_is_recorded_once(tmp_path):
     assert np.isnan(run["rows"][0]["train_loss"])
     with pytest.raises(ValueError, match="no run"):
         record_games.load("dqn", tmp_path)
+
+
+def test_paired_intervals_are_students():
+    mean, half = record_games.paired([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # t of two degrees, from a table
+    assert record_games.paired([1.0]) == (1, float("inf"))
