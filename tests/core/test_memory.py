@@ -25,7 +25,7 @@ print(resident() - before)
 PEAK = """
 import torch
 from wnlib import ConvPoolCNNC, data_dependent_init_
-from wnlib.lab.bench.around import peak_mb
+from wnlib.lab.bench import peak_mb
 
 model = ConvPoolCNNC("{norm}", 24)
 data_dependent_init_(model, torch.randn(8, 3, 32, 32))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training import small, timeless
 
 from wnlib import ConvPoolCNNC, Norm, Recipe, Training, epochs, train
 from wnlib.inputs import prepare
@@ -31,17 +32,6 @@ every_norm = pytest.mark.parametrize("norm", list(Norm))
 @pytest.fixture
 def fp32(monkeypatch):
     monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
-
-
-def small(norm="wn", **changes):
-    """For the 40 images of the fixture `tiny`."""
-    settings = {"width": 4, "epochs": 4, "batch_size": 10, "init_images": 20, "inputs": "symmetric"}
-    return Recipe.paper(norm).replace(**(settings | changes))
-
-
-def timeless(rows):
-    """All of the rows but their seconds, as bytes: the same bit for bit, or not."""
-    return np.array([row._replace(seconds=0) for row in rows], float).tobytes()
 
 
 # --- rows

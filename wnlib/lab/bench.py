@@ -111,7 +111,7 @@ def compare_steps(
 ) -> dict[str, float]:
     """A full step with weight norm, beside that of the usual script; images a second of each.
 
-    Both in this process, so the memory that `wnlib.train.keep_memory` keeps is there for both.
+    Both in this process, so the memory that `keep_memory` keeps is there for both.
     """
     recipe = Recipe.paper(Norm.WN).replace(width=width)
     ways = {
