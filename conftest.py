@@ -2,5 +2,6 @@
 
 import os
 
-# GNU OpenMP's threads wait by spinning: beside other work, a step of two threads takes twenty times as long.
+# GNU OpenMP's threads wait by spinning: beside other work, a step of two threads takes twenty
+# times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -104,8 +104,11 @@ class ZCA:
         partial = path.with_name(f"{token_hex(4)}.partial.npz")  # never half a file by that name
         with suppress(OSError):  # a cache that cannot be written is done without
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(partial, **{name: array.numpy() for name, array in arrays.items()})
-            partial.replace(path)
+            try:
+                np.savez(partial, **{name: array.numpy() for name, array in arrays.items()})
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         return zca
 
 

@@ -1,7 +1,6 @@
 """Scaling and ZCA whitening in closed form, and the whitening's cache."""
 
 import dataclasses
-import os
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wnlib import files
 from wnlib.inputs import ZCA, prepare, symmetric, unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,7 +133,7 @@ def test_sample_is_whitened(sample, zca):
 
 
 def test_cached_is_the_fitted(sample, zca, cache, fits):
-    assert (cache / f"whitening-{sample.digest}.pt").is_file()
+    assert (cache / f"whitening-{sample.digest}.npz").is_file()
     assert_same(ZCA.of(sample), zca)
     assert fits == []
 
@@ -143,7 +141,7 @@ def test_cached_is_the_fitted(sample, zca, cache, fits):
 def test_first_use_fits_and_caches(sample, zca, own_cache, fits):
     assert_same(ZCA.of(sample), zca)
     assert torch.equal(fits[0], symmetric(sample.train_images))
-    assert [p.name for p in own_cache.iterdir()] == [f"whitening-{sample.digest}.pt"]
+    assert [p.name for p in own_cache.iterdir()] == [f"whitening-{sample.digest}.npz"]
     assert_same(ZCA.of(sample), zca)
     assert len(fits) == 1
 
@@ -179,17 +177,15 @@ class Evil:
 @pytest.mark.parametrize(
     "content",
     [
-        [torch.zeros(3), torch.zeros(3), torch.zeros(3, 3)],
-        [torch.zeros(3072)],
-        {"mean": torch.zeros(3072)},
-        7,
-        Evil(),
+        {"mean": np.zeros(3), "values": np.zeros(3), "vectors": np.zeros((3, 3))},
+        {"mean": np.zeros(3072)},
+        {"mean": np.array([Evil()], dtype=object)},
     ],
-    ids=["small", "short", "dict", "number", "program"],
+    ids=["small", "short", "program"],
 )
 def test_other_content_is_fitted_again(sample, zca, own_cache, fits, content):
     own_cache.mkdir()
-    torch.save(content, own_cache / f"whitening-{sample.digest}.pt")
+    np.savez(own_cache / f"whitening-{sample.digest}.npz", **content)
     assert_same(ZCA.of(sample), zca)
     assert len(fits) == 1
 
@@ -202,23 +198,14 @@ def test_unwritable_cache_is_done_without(sample, zca, tmp_path, monkeypatch, fi
 
 
 def test_full_disk_is_done_without(sample, zca, own_cache, monkeypatch, fits):
-    def fill_up(_):
+    def fill_up(path, **_):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fill_up)
+        patch.setattr(np, "savez", fill_up)
         assert_same(ZCA.of(sample), zca)
     assert list(own_cache.iterdir()) == []
-
-
-def test_unfinished_file_that_cannot_be_opened_is_done_without(
-    sample, zca, own_cache, fits, monkeypatch
-):
-    monkeypatch.setattr(files, "token_hex", lambda _: "0")
-    partial = own_cache / f"whitening-{sample.digest}.pt.0.partial"
-    partial.mkdir(parents=True)
-    assert_same(ZCA.of(sample), zca)
-    assert list(own_cache.iterdir()) == [partial]
 
 
 def test_regularization_follows_the_size_of_the_set(sample, zca, own_cache, fits):

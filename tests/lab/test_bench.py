@@ -116,9 +116,7 @@ def test_usual_script_sees_the_images(tiny):
 
 
 def test_bench_compares_steps(tiny, monkeypatch):
-    monkeypatch.setattr(
-        compare, "take_turns", lambda *a: {"plain": [0.3, 0.1], "wnlib": [0.1, 0.1]}
-    )
+    monkeypatch.setattr(bench, "take_turns", lambda *a: {"plain": [0.3, 0.1], "wnlib": [0.1, 0.1]})
     row = bench.compare_steps(2, tiny, CPU)
     assert row == pytest.approx({"width": 2, "plain": 500, "wnlib": 1000, "ratio": 2})
 
