@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import pytest
 import torch
@@ -276,7 +277,8 @@ def test_first_step_prints_its_time_and_memory(sample, monkeypatch, capsys):
     few = {name: getattr(sample, name)[:1100] for name in ("train_images", "train_labels")}
     small = dataclasses.replace(sample, **few)
     monkeypatch.setattr(bench, "load_cifar10", lambda full: small)
-    monkeypatch.setattr("wnlib.train.prepare", lambda data, how: [bench.inputs(data, CPU)[0]] * 2)
+    module = import_module("wnlib.train")  # the name in the package is the function
+    monkeypatch.setattr(module, "prepare", lambda data, how: [bench.inputs(data, CPU)[0]] * 2)
     bench.first_step(False, 1, "cpu", time.time() - 10)
     values = json.loads(capsys.readouterr().out)
     assert 10 < values["first_step_s"] < 120

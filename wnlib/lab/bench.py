@@ -147,6 +147,8 @@ def compare_configurations(
     for name in [*map(str, Norm), *["torch_wn"] * torch_wn]:
         norm = Norm.NONE if name == "torch_wn" else Norm(name)
         recipe = Recipe.paper(norm).replace(width=width, batch_size=batch)
+        if name == "torch_wn":
+            recipe = recipe.replace(plain="divided")  # a frozen g would be a second one
         model = build(recipe)
         if name == "torch_wn":
             for layer in model.modules():

@@ -303,11 +303,16 @@ def _work(
         torch.set_num_threads(threads)
     data = _load(given) if isinstance(given, bool) else given
     wanted = _wanted(head)
+    if head is not None:
+        # tqdm's own lock is one between processes: a killed one leaves a part to be warned of.
+        tqdm.set_lock(threading.RLock())
     told = False
     while True:
         try:
             for _ in record_epochs(recipe, data, folder, **options):
                 if not wanted():
+                    if head is not None:
+                        os._exit(1)  # nobody is left to send work, or to be told
                     return index, RunError("stopped; the same command goes on")
             return index, Run.load(folder)
         except Busy:
