@@ -93,7 +93,7 @@ class ZCA:
             regularization = 1e-2 if len(data.train_images) < 3072 else 1e-5
         path = cache_dir() / f"whitening-{data.digest}.npz"
         try:
-            with np.load(path) as file:  # which checks sums, and unpickles nothing
+            with path.open("rb") as opened, np.load(opened) as file:  # no pickle
                 parts = [torch.from_numpy(file[name]) for name in ("mean", "values", "vectors")]
             if [part.shape for part in parts] == [(3072,), (3072,), (3072, 3072)]:
                 return cls(*parts, regularization)
