@@ -70,7 +70,7 @@ class Run:
 
     @property
     def outcome(self) -> str:
-        """The state in words: "finished", "interrupted" or "diverged at epoch k"."""
+        """In words, "finished", "interrupted" or "diverged at epoch k"."""
         diverged = self.state == State.DIVERGED
         return f"diverged at epoch {len(self.rows)}" if diverged else str(self.state)
 
