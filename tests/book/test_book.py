@@ -15,6 +15,7 @@ from execute import normalise, pages
 ROOT = Path(__file__).parent.parent.parent
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+UNLISTED = {"book/10-draw", "book/11-vae"}  # written, and not in _toc.yml yet
 LOOSE = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception"}
 TRACES = {
     "an absolute path": re.compile(
@@ -65,7 +66,8 @@ def test_table_of_contents() -> None:
     there = {p.relative_to(ROOT).with_suffix("").as_posix() for p in NOTEBOOKS}
     written = {p.relative_to(ROOT).with_suffix("").as_posix() for p in BOOK.glob("*.md")}
     assert len(listed) == len(set(listed)), "a page is listed twice in _toc.yml"
-    assert there <= set(listed), (
+    assert not UNLISTED & set(listed), "listed by now: take it out of UNLISTED"
+    assert there - UNLISTED <= set(listed), (
         "a notebook in book/ is missing from _toc.yml: nobody would read it"
     )
     assert set(listed) <= there | written, "_toc.yml lists a page that is not in book/"
