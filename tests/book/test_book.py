@@ -86,7 +86,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "from IPython.display import HTML\n"
         "HTML('<p>rows: 3</p><img src=\"data:image/png;base64,QUJD\">')",
         "{'a': 1}",
-        "from wnlib import Activations\nActivations()",
+        "from wnlib.lab import Activations\nActivations()",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
     book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
