@@ -214,6 +214,7 @@ def test_a_corrupted_record_fails(tmp_path: Path) -> None:
         cell.metadata["tags"] = ["nbval-ignore-output"]
     nbformat.write(chapter, tmp_path / "part.ipynb")
     shutil.copytree(BOOK / "runs", tmp_path / "runs")
+    shutil.copy(BOOK / "report_as_coded.py", tmp_path)
     assert f"{last + 1} passed" in run_nbval(tmp_path / "part.ipynb")
 
     path = tmp_path / "runs" / "report-2019" / "wn" / "history.csv"

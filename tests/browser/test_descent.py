@@ -7,6 +7,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from wnlib.lab import Curvature, Geometry
 from wnlib.lab.figures.base import Figure
+from wnlib.lab.figures.scripts import site_script
 
 from . import checks
 
@@ -114,6 +115,7 @@ def test_who_wants_no_motion_gets_the_end_at_once(show: Show, context: BrowserCo
     page = context.new_page()
     page.emulate_media(reduced_motion="reduce")
     page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
+    page.add_script_tag(content=site_script())
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_label("Steps taken")).to_have_value("60")
     expect(page.get_by_role("button", name="Run")).to_be_visible()

@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from wnlib import Recipe
 from wnlib.lab import Run, Smoothing, load_runs
+from wnlib.lab.figures.scripts import site_script
 from wnlib.lab.runs import Row, smooth
 
 from . import checks
@@ -18,6 +19,7 @@ RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
 def shown(context: BrowserContext, figure: Smoothing) -> Page:
     page = context.new_page()
     page.set_content(f"<!doctype html><html lang='en'><title>t</title>{figure.html()}")
+    page.add_script_tag(content=site_script())
     expect(page.locator("[data-wn-ready]")).to_have_count(1)
     return page
 
