@@ -468,6 +468,7 @@ print(*(m for m in ("scipy", "matplotlib", "torchvision") if m in sys.modules))
 def test_coverage_of_a_notebook(tmp_path: Path) -> None:
     """Coverage warns of nbval's own process, which runs no line of wnlib; its kernels do."""
     cell = nbformat.v4.new_code_cell("from wnlib import Recipe\nRecipe.paper('wn').epochs")
+    cell.execution_count = 1
     output = {"data": {"text/plain": "200"}, "execution_count": 1}
     cell.outputs = [nbformat.v4.new_output("execute_result", **output)]
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "one.ipynb")
