@@ -36,7 +36,7 @@ from wnlib.lab.runs import Row  # noqa: E402
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 # As a cell's last line is shown: `_ipython_display_` goes first, and leaves nothing to the bundle.
-DISPLAY = InteractiveShell.instance().display_formatter
+DISPLAY: Any = InteractiveShell.instance().display_formatter
 
 # What stands in the HTML is tested elsewhere, and its pictures take time.
 Figure.html = lambda self: f"<div>{type(self).__name__}</div>"
@@ -86,6 +86,7 @@ def synchronized() -> dict[str, Any]:
     sent = updates()
     wrong = [refused(figure, "slope", 2), refused(figure, "kind", "cubic")]
     told = {"method": "update", "state": {"at": 3.0}, "buffer_paths": []}
+    assert figure.comm
     figure.comm.handle_msg({"content": {"data": told}, "buffers": []})
     return {
         "sent": sent,

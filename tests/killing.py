@@ -64,7 +64,7 @@ def at_write(number: int, stage: str) -> Callable[[], None]:
     return install
 
 
-def attempt(folder: Path, install: Callable[[], None] = bool, delay: float | None = None) -> bool:
+def attempt(folder: Path, install: Callable[[], object] = bool, delay: float | None = None) -> bool:
     """Train in a new process; whether it came to its end before it was killed."""
     pid = os.fork()
     if not pid:

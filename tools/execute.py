@@ -156,6 +156,7 @@ def _line(text: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a kernel's note on debugging
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in Makefile
     os.environ.setdefault("WNLIB_QUICK", "1")  # what is stored is what `make test` runs again
     paths = [Path(name) for name in arguments]
     if not paths:

@@ -1,6 +1,7 @@
 """weight_norm and MeanOnlyBatchNorm against NumPy, PyTorch and the paper's laws."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -483,6 +484,8 @@ def test_meta_device_costs_no_memory():
     assert torch.equal(layer.weight, real.weight)
 
 
+# There a compiled model does not see `eval()`: nn.Dropout and nn.BatchNorm2d neither.
+@pytest.mark.skipif(sys.version_info[:3] == (3, 13, 0), reason="torch.compile fails Python 3.13.0")
 @every_scale
 def test_compiles_whole(scale):
     torch.compiler.reset()

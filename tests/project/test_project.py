@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -462,6 +463,28 @@ print(*(m for m in ("scipy", "matplotlib", "torchvision") if m in sys.modules))
         assert lines[1] == "", f"`import wnlib` imports {lines[1]}"
         seconds.append(float(lines[0]))
     assert statistics.median(seconds) < 0.3, f"`import wnlib` takes {seconds} s after torch"
+
+
+def test_coverage_of_a_notebook(tmp_path: Path) -> None:
+    """Coverage warns of nbval's own process, which runs no line of wnlib; its kernels do."""
+    cell = nbformat.v4.new_code_cell("from wnlib import Recipe\nRecipe.paper('wn').epochs")
+    cell.execution_count = 1
+    output = {"data": {"text/plain": "200"}, "execution_count": 1}
+    cell.outputs = [nbformat.v4.new_output("execute_result", **output)]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "one.ipynb")
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--nbval"]
+    command += ["--cov=wnlib", "--cov-report=term", "-p", "no:cacheprovider", tmp_path]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"COVERAGE_FILE": str(tmp_path / "counted")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    [recipe] = re.findall(r"wnlib/recipe\.py .* (\d+)%", done.stdout)
+    assert int(recipe) > 0, "what the kernel runs is not counted"
 
 
 def project_files(keep: Callable[[Path], bool]) -> list[Path]:

@@ -246,7 +246,7 @@ def profile_steps(
             seconds = time.perf_counter() - start
             activities = [ProfilerActivity.CPU]
             activities += [ProfilerActivity.CUDA] * (device.type == "cuda")
-            with torch_profile(activities=activities) as watched:
+            with torch_profile(activities=activities, acc_events=True) as watched:
                 next(way)
                 wait(device)
             if turn:

@@ -9,7 +9,7 @@ import json
 import math
 import subprocess
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
@@ -59,7 +59,7 @@ def record_epochs(
     device: str = "auto",
     compiled: bool = False,
     progress: bool = False,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Train one network and record it after every epoch; a generator of its rows.
 
     The rows that are recorded come first, then training goes on where it stopped, and on a CPU
