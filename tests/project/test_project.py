@@ -433,6 +433,7 @@ def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
             wnlib.lab,
             {
                 *("Run", "load_runs", "table", *widgets.__all__),
+                *("fetch_cifar10", "record", "record_epochs"),
                 *("plot_training_loss", "plot_test_error", "plot_running_time"),
             },
         ),

@@ -43,7 +43,7 @@ def test_links(tmp_path: Path, host: str) -> None:
     """`make links` on a book of one page, under this book's own settings."""
     book = tmp_path / "book"
     (book / "_static").mkdir(parents=True)
-    for name in ("markup.py", "references.bib", "_static/favicon.svg"):
+    for name in ("markup.py", "figure_script.py", "references.bib", "_static/favicon.svg"):
         shutil.copy(ROOT / "book" / name, book / name)
     for name in ("_config.yml", "Makefile"):
         shutil.copy(ROOT / name, tmp_path)
