@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -377,6 +378,15 @@ COUNT = """async ([seconds, moving]) => {
 }"""
 
 
+# Takes 10 ms on a usual desktop: what a machine is given at the moment, and how fast it is.
+ROOTS = """() => {
+  const start = performance.now();
+  let sum = 0;
+  for (let i = 0; i < 1e7; i++) sum += Math.sqrt(i) * 0.5;
+  return performance.now() - start + 0 * sum;
+}"""
+
+
 def test_the_smoothing_slider_is_smooth(
     show: Show, report: list[Run], record_property: Callable[[str, object], None]
 ) -> None:
@@ -389,10 +399,12 @@ def test_the_smoothing_slider_is_smooth(
         rounds = [sorted(page.evaluate(COUNT, [0.8, moving])) for _ in range(4)]
         return min(frames[len(frames) // 2] for frames in rounds)
 
+    before = [page.evaluate(ROOTS) for _ in range(5)]
     idle, moving = median_frame(False), median_frame(True)
-    print(f"median frame {moving:.1f} ms, idle {idle:.1f} ms")
+    slow = statistics.median([*before, *(page.evaluate(ROOTS) for _ in range(5))]) / 10
+    print(f"median frame {moving:.1f} ms, idle {idle:.1f} ms, machine {slow:.1f} times slower")
     record_property("median_frame_ms", moving)
-    assert moving < max(25, 2 * idle)
+    assert moving < max(25, 2 * idle, 25 * slow)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
