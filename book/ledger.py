@@ -42,7 +42,7 @@ class Cell:
 def tagged_cells(folder=HERE):
     """All chapters' cells with a tag "claim-...": a list for each tag."""
     found = {}
-    for path in sorted(Path(folder).glob("[0-9]*.ipynb")):
+    for path in sorted(Path(folder).glob("*.ipynb")):
         heading = ""
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:

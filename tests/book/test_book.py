@@ -204,7 +204,7 @@ def test_nbval_bites(small: Path, tmp_path: Path) -> None:
 
 def test_a_corrupted_record_fails(tmp_path: Path) -> None:
     """One digit of one epoch of a recorded run, and the chapter that shows it no longer passes."""
-    chapter = nbformat.read(BOOK / "08-reading-the-report.ipynb", as_version=4)
+    chapter = nbformat.read(BOOK / "07-reading-the-report.ipynb", as_version=4)
     cells = [c for c in chapter.cells if c.cell_type == "code"]
     last = next(
         i for i, c in enumerate(cells) if "claim-report-selection" in c.metadata.get("tags", [])
