@@ -97,6 +97,43 @@ def _sweep(out: Path) -> list[Plan]:
     return _divided(plan_grid(folder, norms=SWEPT, lrs=RATES, width=24, epochs=6))
 
 
+def _frozen(out: Path) -> list[Plan]:
+    """Normal as released, at the paper's rate and at 0.001, 20 epochs, three seeds."""
+    folder = out / "width24-paper-20-frozen"
+    rates = (0.0003, 0.001)
+    return plan_grid(folder, norms=(Norm.NONE,), lrs=rates, seeds=range(3), width=24, epochs=20)
+
+
+def _rates(out: Path) -> list[Plan]:
+    """Rates with Adam's beta1 switched half way and held, normal as released, 6 epochs."""
+    folder = out / "width24-paper-6-rates"
+    switched = plan_grid(
+        folder / "switched", norms=(Norm.NONE, Norm.MOBN), lrs=RATES, width=24, epochs=6
+    )
+    held = plan_grid(folder / "held", norms=tuple(Norm), lrs=RATES[1:4], width=24, epochs=6)
+    return [
+        *(plan._replace(name=f"switched/{plan.name}") for plan in switched),
+        *(
+            plan._replace(name=f"held/{plan.name}", recipe=plan.recipe.replace(late_beta1=0.9))
+            for plan in held
+        ),
+    ]
+
+
+def _dropout(out: Path) -> list[Plan]:
+    """Dropout from none to 0.7 with weight norm, 20 epochs."""
+    [plan] = plan_grid(out / "width24-paper-20-dropout", norms=(Norm.WN,), width=24, epochs=20)
+    return [
+        plan._replace(
+            recipe=plan.recipe.replace(dropout=rate),
+            folder=plan.folder.parent / f"dropout{rate:g}" / plan.folder.name,
+            name=f"dropout{rate:g}/{plan.name}",
+            label=f"dropout{rate:g}/{plan.label}",
+        )
+        for rate in (0.5, 0.0, 0.2, 0.3, 0.7, 0.1, 0.4, 0.6)
+    ]
+
+
 def _exp(out: Path) -> list[Plan]:
     """Weight norm with g = exp(s), 6 epochs."""
     folder = out / "width24-paper-6-exp"
@@ -123,7 +160,10 @@ def _bench(out: Path) -> list[Plan]:
 
 EXPERIMENTS = {
     f.__name__[1:]: f
-    for f in (_five, _paper, _full, _seeds, _report, _ablation, _sweep, _exp, _hot, _noise, _bench)
+    for f in (
+        *(_five, _paper, _full, _seeds, _report, _ablation, _sweep, _frozen, _rates, _dropout),
+        *(_exp, _hot, _noise, _bench),
+    )
 }
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {
