@@ -1,13 +1,13 @@
 """The chapters, as the first page lists them (see intro.ipynb)."""
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 _CSS = """
 table.wn-contents.wn-contents {display: table; width: 100%}
 .wn-contents.wn-contents :is(th, td) {
@@ -34,23 +34,28 @@ class Chapter:
 def chapter(page, folder=HERE):
     """What the notebook itself says.
 
-    Reading: 200 words a minute, formulas included, and 20 lines of code;
-    in fives of minutes, rounded up.
+    Reading: the text up to the exercises at 200 words a minute, formulas
+    included, and 20 lines of the code that is not folded; in fives of
+    minutes, rounded.
     """
     path = Path(folder) / f"{page}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     text = {"markdown": "", "code": ""}
     for cell in cells:
-        text[cell["cell_type"]] += "".join(cell["source"]) + "\n"
-    words, lines = text["markdown"].split(), text["code"].split("\n")
-    minutes = len(words) / 200 + sum(map(bool, lines)) / 20
+        if not FOLDED & set(cell.get("metadata", {}).get("tags", [])):
+            text[cell["cell_type"]] += "".join(cell["source"]) + "\n"
+        if "\n## Exercises\n" in "\n" + text["markdown"]:
+            break
+    main = text["markdown"].split("## Exercises")[0]
+    words, lines = main.split(), text["code"].split("\n")
+    minutes = len(words) / 200 + sum(map(bool, map(str.strip, lines))) / 20
     title = re.search(r"^# (.+)", text["markdown"], re.M)
     time = re.search(
         r"\*\*Running time:\*\* at most (\d+) seconds", text["markdown"]
     )
     assert title is not None, f"{page} has no title"
     assert time is not None, f"{page} does not say its running time"
-    return Chapter(page, title[1], 5 * math.ceil(minutes / 5), int(time[1]))
+    return Chapter(page, title[1], 5 * round(minutes / 5), int(time[1]))
 
 
 @dataclass(frozen=True)

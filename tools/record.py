@@ -158,17 +158,29 @@ def _bench(out: Path) -> list[Plan]:
     return []
 
 
+def _small_batches(out: Path) -> list[Plan]:
+    """Four normalizations in minibatches from 2 to 128 images, on the sample: ten minutes."""
+    return []
+
+
+def _report_first_epochs(out: Path) -> list[Plan]:
+    """The report's weight norm as it was recorded, at its width, 3 epochs: ten minutes."""
+    return []
+
+
 EXPERIMENTS = {
-    f.__name__[1:]: f
+    f.__name__[1:].replace("_", "-"): f
     for f in (
         *(_five, _paper, _full, _seeds, _report, _ablation, _sweep, _frozen, _rates, _dropout),
-        *(_exp, _hot, _noise, _bench),
+        *(_exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
     )
 }
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {
     "noise": lambda plans: ["book/noise.py", *(str(plan.folder) for plan in plans)],
     "bench": lambda plans: ["-m", "wnlib", "bench", "--full", "--json"],
+    "small-batches": lambda plans: ["book/small_batches.py"],
+    "report-first-epochs": lambda plans: ["book/report_as_coded.py"],
 }
 
 
@@ -208,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="default: runs")
     arguments = parser.parse_args(argv)
     if arguments.name is None:
-        print("\n".join(f"{name:9} {f.__doc__}" for name, f in EXPERIMENTS.items()))
+        print("\n".join(f"{name:19} {f.__doc__}" for name, f in EXPERIMENTS.items()))
         return 0
     try:
         for text in record(arguments.name, arguments.out.absolute(), arguments.jobs):

@@ -48,11 +48,19 @@ def test_a_chapter_says_it_itself(contents, tmp_path):
     text = "# A title: of words\n\n**Running time:** at most 45 seconds on two.\n"
     notebook(tmp_path, text + "word " * 1000, "x = 1\n\n" * 100)  # 5 minutes and 5
     one = contents.chapter("a", tmp_path)
-    assert (one.title, one.seconds, one.minutes) == ("A title: of words", 45, 15)
+    assert (one.title, one.seconds, one.minutes) == ("A title: of words", 45, 10)
+    notebook(tmp_path, text + "word " * 1000 + "\n## Exercises\n" + "word " * 9000)
+    assert contents.chapter("a", tmp_path).minutes == 5
     for missing in ("# A title", "**Running time:** at most 45 seconds"):
         notebook(tmp_path, missing)
         with pytest.raises(AssertionError, match=r"a (has|does not say)"):
             contents.chapter("a", tmp_path)
+
+
+def test_the_main_path_of_a_chapter_takes_a_quarter_of_an_hour_or_so(contents):
+    chapters = [p.removeprefix("book/") for p in pages() if re.match(r"book/\d", p)]
+    minutes = {name: contents.chapter(name).minutes for name in chapters}
+    assert {name: m for name, m in minutes.items() if not 10 <= m <= 25} == {}
 
 
 def test_titles_are_text(contents):
