@@ -4,9 +4,11 @@ from wnlib.lab.figures.activations import Activations
 from wnlib.lab.figures.convolution import ConvolutionArithmetic
 from wnlib.lab.figures.curvature import Curvature
 from wnlib.lab.figures.curves import FiveCurves
+from wnlib.lab.figures.frames import Frames
 from wnlib.lab.figures.geometry import Geometry
 from wnlib.lab.figures.initialization import Initialization
 from wnlib.lab.figures.noise import BatchNoise
+from wnlib.lab.figures.rates import Rates
 from wnlib.lab.figures.smoothing import Smoothing
 from wnlib.lab.figures.whitening import Whitening
 
@@ -16,8 +18,10 @@ __all__ = [
     "ConvolutionArithmetic",
     "Curvature",
     "FiveCurves",
+    "Frames",
     "Geometry",
     "Initialization",
+    "Rates",
     "Smoothing",
     "Whitening",
 ]
