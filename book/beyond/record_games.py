@@ -87,13 +87,13 @@ def dqn_plans() -> Iterator[dict[str, Any]]:
 
 
 def play(plan: dict[str, Any], folder: Path) -> Rows:
-    """Of seed 0, also a film of the trained network's play, game.json."""
-    found = dqn.learn(
+    """Of two runs also a film of the trained network's play, game.json."""
+    net = None
+    for row, net in dqn.learn(
         plan["norm"], plan["rate"], plan["seed"], plan["frames"]
-    )
-    for row, net in found:
+    ):
         yield row._asdict()
-    if plan["seed"] == 0:
+    if net and (plan["rate"], plan["seed"]) == (DQN_RATES[0], 0):
         boards, notes = breakout.film(
             lambda game: dqn.acted(net, game.boards()), seed=0
         )
