@@ -88,12 +88,12 @@ def dqn_plans() -> Iterator[dict[str, Any]]:
 
 def play(plan: dict[str, Any], folder: Path) -> Rows:
     """Of two runs also a film of the trained network's play, game.json."""
-    net = None
-    for row, net in dqn.learn(
-        plan["norm"], plan["rate"], plan["seed"], plan["frames"]
-    ):
-        yield row._asdict()
-    if net and (plan["rate"], plan["seed"]) == (DQN_RATES[0], 0):
+    found = list(
+        dqn.learn(plan["norm"], plan["rate"], plan["seed"], plan["frames"])
+    )
+    yield from (row._asdict() for row, _ in found)
+    if (plan["rate"], plan["seed"]) == (DQN_RATES[0], 0):
+        net = found[-1][1]
         boards, notes = breakout.film(
             lambda game: dqn.acted(net, game.boards()), seed=0
         )
