@@ -50,7 +50,11 @@ def frames() -> widgets.Frames:
         for key, label, by in (("across", "across", 1), ("down", "down", 5))
     }
     palette = ("#00000000", "#d55e00")
-    return widgets.Frames(films, palette, name="Move", alt="A board of 4 by 5 cells.")
+    title, caption = (
+        "Move on: where does the dot go?",
+        "A board of 4 by 5 cells, on which a dot moves.",
+    )
+    return widgets.Frames(films, palette, name="Move", alt=caption, title=title, caption=caption)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {

@@ -184,6 +184,9 @@ def canvases(lr: float, starts: tuple[str, ...]) -> Frames:
         name="Step",
         alt="Six canvases: three that redraw test images, three invented.",
         height=150,
+        title="Step through: whose canvas becomes digits?",
+        caption="The first three redraw a test image each, the last three "
+        f"are the network's own. After 240 updates at a rate of {lr:g}.",
     )
 
 
@@ -200,7 +203,10 @@ def invented(rates: tuple[float, ...], starts: tuple[str, ...]) -> Frames:
         GRAYS,
         name="Rate",
         alt="Twelve images that a network made up.",
-        height=240,
+        height=200,
+        title="Raise the rate: which network still writes?",
+        caption="Twelve images that each network made up after 180 "
+        "updates, from the same latents.",
     )
 
 

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
 
-from beyond.mnist import Mnist, load_mnist
+from beyond.mnist import DataError, Mnist, load_mnist
 from beyond.training import MODELS, Plan, Row, Training
 
 SCHEMA = 1
@@ -207,4 +207,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(2)
+    except (DataError, OSError, ValueError) as error:
+        sys.exit(f"record: {error}")

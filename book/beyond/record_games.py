@@ -212,4 +212,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(2)
+    except (OSError, ValueError) as error:
+        sys.exit(f"record: {error}")

@@ -1,5 +1,6 @@
 """The chapters on games: exact answers, rules, targets, and records that belong to plans."""
 
+import json
 import random
 import sys
 from itertools import pairwise
@@ -10,17 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-BEYOND = Path(__file__).parent.parent.parent / "book" / "beyond"
-sys.path.insert(0, str(BEYOND))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "book"))
+from beyond import breakout, connect4, dqn, plots, record_games, selfplay, tower
+from beyond.breakout import SIZE, Breakout
 
-import connect4  # noqa: E402
-import dqn  # noqa: E402
-import record_games  # noqa: E402
-import selfplay  # noqa: E402
-import tower  # noqa: E402
-from breakout import SIZE, Breakout  # noqa: E402
-
-from wnlib import Norm  # noqa: E402
+from wnlib import Norm
 
 
 def grid(mine: int, mask: int) -> list[list[int]]:
@@ -228,8 +223,7 @@ def test_epsilon_falls_to_a_twentieth():
 def test_records_belong_to_plans(name):
     plans, _ = record_games.EXPERIMENTS[name]
     known = {record_games.folder_of(name, p, record_games.RUNS): p for p in plans()}
-    for folder in (record_games.RUNS / f"beyond-{name}").glob("*"):
-        assert folder in known
+    assert {*(record_games.RUNS / f"beyond-{name}").glob("*")} == {*known}
     for run in record_games.load(name):
         plan = {k: run[k] for k in next(iter(known.values()))}
         assert plan in known.values()
@@ -256,3 +250,48 @@ def test_paired_intervals_are_students():
     assert mean == 2
     assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # t of two degrees, from a table
     assert record_games.paired([1.0]) == (1, float("inf"))
+
+
+def test_a_film_shows_what_is_played():
+    boards, notes = breakout.film(lambda game: np.array([2]), seed=0, frames=60)
+    assert {len(board) for board in boards} == {100}
+    assert (boards[0].count("2"), boards[0].count("3"), boards[0].count("4")) == (30, 1, 1)
+    assert boards[20][-1] == "3", "the paddle goes right, to the wall"
+    assert notes[0] == "frame 1: 0 bricks, 0 balls lost"
+    lost = int(notes[-1].split(", ")[1].split()[0])
+    begun = [board for board in boards if board[40:50].count("4") and "1" not in board]
+    assert lost == len(begun) - 1 > 1, "a game begins where one was lost"
+
+
+@pytest.mark.parametrize("norm", ["none", "wn"])
+def test_recorded_films_are_there(norm):
+    plan = {"norm": norm, "rate": record_games.DQN_RATES[0], "seed": 0}
+    path = record_games.folder_of("dqn", plan, record_games.RUNS) / "game.json"
+    film = json.loads(path.read_text())
+    assert len(film["boards"]) == len(film["notes"]) == 100
+    assert all(board.count("3") == 1 for board in film["boards"])
+
+
+def test_a_grid_compares_seed_by_seed():
+    curves = {
+        "a": {0.1: [[0, 3.0], [0, 5.0]], 0.2: [[0, 9.0], [0, 1.0]]},
+        "b": {0.1: [[0, 1.0], [0, 2.0]], 0.2: [[0, 0.0], [0, 0.0]]},
+    }
+    for lower, sign in ((False, 1), (True, -1)):
+        grid = plots.Grid([1, 2], curves, {"a": "A", "b": "B"}, lower)
+        gain, half = grid.gain(("a", 0.1), ("b", 0.1))
+        assert gain == sign * 2.5
+        assert half == pytest.approx(12.706 * 0.5, rel=1e-3)  # t of one degree, from a table
+    assert plots.Grid([1, 2], curves, {}, lower=False).best("a", "b") == ("a", 0.2)
+    assert plots.Grid([1, 2], curves, {}, lower=True).best("a", "b") == ("b", 0.2)
+    assert grid.seeds == 2
+
+
+@pytest.mark.parametrize("name", ["draw", "vae", "policy", "dqn"])
+def test_every_grid_is_whole(name):
+    grid = plots.grid(name)
+    assert grid.seeds == {"draw": 1, "vae": 1, "policy": 3, "dqn": 5}[name]
+    assert len({len(rates) for rates in grid.curves.values()}) == 1
+    assert len({grid.names[key] for key in grid.curves}) == len(grid.curves)
+    for rates in grid.curves.values():
+        assert all(len(c) == len(grid.x) for seeds in rates.values() for c in seeds)
