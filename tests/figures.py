@@ -57,9 +57,19 @@ def frames() -> widgets.Frames:
     return widgets.Frames(films, palette, name="Move", alt=caption, title=title, caption=caption)
 
 
+def connect4() -> widgets.Connect4:
+    """A position with room in every column, and one without; a network of noise."""
+    pairs = [(5264044474637, 31859864224143), (27944133510662, 279258512476047)]
+    sizes = (2, 16, 9), (16, 16, 9), (16, 16, 9), (16, 4, 1), (168, 7, 1)
+    count = sum(o * i * k + o for i, o, k in sizes)
+    weights = np.random.default_rng(0).normal(0, 0.1, count)
+    return widgets.Connect4(pairs, weights, width=16, blocks=1)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "Activations": widgets.Activations,
     "BatchNoise": lambda: widgets.BatchNoise(pixels(), source="gauss"),
+    "Connect4": connect4,
     "ConvolutionArithmetic": widgets.ConvolutionArithmetic,
     "Curvature": widgets.Curvature,
     "FiveCurves": lambda: widgets.FiveCurves(load_runs(RUNS / "report-2019")),

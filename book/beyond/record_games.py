@@ -47,6 +47,8 @@ POLICY = [
     ("wn", "unit"),
 ]
 POLICY_RATES = (0.002, 0.006, 0.0006)
+PLAYER = {"norm": "wn", "start": "small", "rate": 0.006, "seed": 0}
+PLAYER |= {"updates": UPDATES}  # whose network plays in the page
 DQN = ("none", "wn")
 DQN_RATES = (0.001, 0.0003)
 FRAMES = 16_000
@@ -65,6 +67,7 @@ def policy_plans() -> Iterator[dict[str, Any]]:
 
 
 def policy(plan: dict[str, Any], folder: Path) -> Rows:
+    """Of one run also the trained network, weights.npy."""
     data = connect4.load()
     train, test = data.part(slice(TEST, None)), data.part(slice(TEST))
     boards = train.boards[:500]
@@ -79,6 +82,9 @@ def policy(plan: dict[str, Any], folder: Path) -> Rows:
             "accuracy": accuracy,
             "value_error": error,
         }
+    if plan == PLAYER:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "weights.npy", tower.folded(model))
 
 
 def dqn_plans() -> Iterator[dict[str, Any]]:

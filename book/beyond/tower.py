@@ -7,6 +7,7 @@ linear layers, weight norm takes all and batch norm none.
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,6 +87,20 @@ def fresh(norm: Norm | str, begin: str, seed: int, boards: Tensor) -> Tower:
     if begin != "he":
         start(model, boards, SMALL if begin == "small" else 1.0)
     return model
+
+
+def folded(model: Tower) -> np.ndarray:
+    """All numbers of a tower with weight norm or none, 16-bit, in a row:
+    of each layer its weight, norm taken, and its bias; the policy's layer
+    before the value's."""
+    pairs = zip(model.first, model.second, strict=True)
+    branches = [conv for pair in pairs for conv in pair]
+    convolutions = [m[0] for m in (model.stem, *branches, model.narrow)]
+    layers = [*convolutions, model.policy, model.hidden, model.value]
+    parts = [
+        p.detach().flatten() for m in layers for p in (m.weight, m.bias)
+    ]
+    return torch.cat(parts).numpy().astype(np.float16)
 
 
 def loss(model: Tower, batch: Positions) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from wnlib.lab.figures import (
         Activations,
         BatchNoise,
+        Connect4,
         ConvolutionArithmetic,
         Curvature,
         FiveCurves,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Activations",
     "BatchNoise",
+    "Connect4",
     "ConvolutionArithmetic",
     "Curvature",
     "FiveCurves",

@@ -1,6 +1,7 @@
 """Figures to play with: widgets where there is a kernel, live HTML where there is none."""
 
 from wnlib.lab.figures.activations import Activations
+from wnlib.lab.figures.connect4 import Connect4
 from wnlib.lab.figures.convolution import ConvolutionArithmetic
 from wnlib.lab.figures.curvature import Curvature
 from wnlib.lab.figures.curves import FiveCurves
@@ -15,6 +16,7 @@ from wnlib.lab.figures.whitening import Whitening
 __all__ = [
     "Activations",
     "BatchNoise",
+    "Connect4",
     "ConvolutionArithmetic",
     "Curvature",
     "FiveCurves",
