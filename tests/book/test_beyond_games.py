@@ -3,7 +3,7 @@
 import json
 import random
 import sys
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from beyond import breakout, connect4, dqn, plots, record_games, selfplay, tower
 from beyond.breakout import SIZE, Breakout
 
 from wnlib import Norm
+from wnlib.lab import Connect4
 
 
 def grid(mine: int, mask: int) -> list[list[int]]:
@@ -256,7 +257,7 @@ def test_a_film_shows_what_is_played():
     boards, notes = breakout.film(lambda game: np.array([2]), seed=0, frames=60)
     assert {len(board) for board in boards} == {100}
     assert (boards[0].count("2"), boards[0].count("3"), boards[0].count("4")) == (30, 1, 1)
-    assert boards[20][-1] == "3", "the paddle goes right, to the wall"
+    assert any(board[-1] == "3" for board in boards), "the paddle never gets to the wall"
     assert notes[0] == "frame 1: 0 bricks, 0 balls lost"
     lost = int(notes[-1].split(", ")[1].split()[0])
     begun = [board for board in boards if board[40:50].count("4") and "1" not in board]
@@ -295,3 +296,45 @@ def test_every_grid_is_whole(name):
     assert len({grid.names[key] for key in grid.curves}) == len(grid.curves)
     for rates in grid.curves.values():
         assert all(len(c) == len(grid.x) for seeds in rates.values() for c in seeds)
+
+
+def test_the_page_solves_as_the_solver_does(javascript):
+    data = connect4.load()
+    chosen = [*range(60), *np.argsort([int(m).bit_count() for m in data.mask])[:20].tolist()]
+    pairs = [[str(data.mine[i]), str(data.mask[i])] for i in chosen]
+    found = javascript("connect4", "pairs.map((p) => m.solve(p.map(BigInt)))", pairs=pairs)
+    for pair, values in zip(pairs, found, strict=True):
+        theirs = connect4.move_values(*map(int, pair), {})
+        assert values == [theirs.get(column) for column in range(7)]
+
+
+def test_the_page_asks_the_recorded_network(javascript):
+    """The browser's tower is PyTorch's, from the same 16-bit numbers."""
+    folder = record_games.folder_of("policy", record_games.PLAYER, record_games.RUNS)
+    weights = np.load(folder / "weights.npy")
+    data = connect4.load()
+    model = tower.Tower(Norm.NONE)
+    convs = [m[0] for m in (model.stem, *chain(*zip(model.first, model.second, strict=True)))]
+    layers = [*convs, model.narrow[0], model.policy, model.hidden, model.value]
+    numbers = [p for layer in layers for p in (layer.weight, layer.bias)]
+    vector = torch.from_numpy(weights.astype(np.float32))
+    assert len(vector) == sum(p.numel() for p in numbers)
+    nn.utils.vector_to_parameters(vector, numbers)
+    [run] = [r for r in record_games.load("policy") if {**r, **record_games.PLAYER} == r]
+    accuracy, _ = tower.measure(model, data.part(slice(1000)))
+    assert accuracy == pytest.approx(run["rows"][-1]["accuracy"], abs=0.01)
+
+    few = data.part(slice(5))
+    with torch.no_grad():
+        logits, _ = model(few.boards)
+    expected = 100 * logits.masked_fill(~few.legal.bool(), -torch.inf).softmax(1)
+    pairs = [[str(a), str(b)] for a, b in zip(few.mine, few.mask, strict=True)]
+    board = Connect4([(0, 0)], weights, width=16, blocks=2)
+    found = javascript(
+        "connect4",
+        "pairs.map((p) => m.propose({ ...net, weights: m.halves(net.weights) }, p.map(BigInt)))",
+        pairs=pairs,
+        net=board.data["tower"],
+    )
+    for percents, row in zip(found, expected.tolist(), strict=True):
+        assert [v or 0 for v in percents] == pytest.approx(row, abs=1e-3)
