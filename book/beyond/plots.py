@@ -135,7 +135,8 @@ def figure(
     """The grid to play with; comparisons: key to (label, set-ups, best)."""
     keys = list(of.curves)
     lines = [
-        Line(of.names[k], *_look(k), runs) for k, runs in of.curves.items()
+        Line(of.names[k], *_look(k, of.lower), runs)
+        for k, runs in of.curves.items()
     ]
     offered = {
         key: Comparison(label, [keys.index(k) for k in chosen], best)
@@ -146,8 +147,8 @@ def figure(
     )
 
 
-def _look(key: str) -> tuple[str, str]:
-    if key in LOOKS:
+def _look(key: str, generative: bool) -> tuple[str, str]:
+    if generative:
         norm, dash = LOOKS[key]
     else:
         norm, _, start = key.partition("-")
@@ -184,6 +185,7 @@ def canvases(lr: float, starts: tuple[str, ...]) -> Frames:
         name="Step",
         alt="Six canvases: three that redraw test images, three invented.",
         height=150,
+        frame=7,
         title="Step through: whose canvas becomes digits?",
         caption="The first three redraw a test image each, the last three "
         f"are the network's own. After 240 updates at a rate of {lr:g}.",

@@ -15,6 +15,8 @@ export function bestRate(line, lower) {
   return found.reduce((best, v, i) => (worth(v) > worth(found[best]) ? i : best), 0);
 }
 
+const NAME = { style: "text-align: left" };
+
 function swatch({ colour, dash }) {
   const svg = s("svg", { width: 30, height: 10, "aria-hidden": "true", style: "display:inline;vertical-align:middle" });
   svg.append(s("path", { d: "M1 5H29", stroke: colour, "stroke-dasharray": dash, "stroke-width": 2.5 }));
@@ -46,7 +48,8 @@ function build(stage) {
     if (level) {
       for (const [axes, ...range] of [[curves, 0, x.at(-1)], [byRate, ...edge]])
         axes.line(range.map((v) => [v, level[0]]), { "stroke-opacity": 0.6, "stroke-width": 1, "stroke-dasharray": "2 3" });
-      curves.text(x.at(-1), level[0], level[1], { dx: -4, dy: 14, "text-anchor": "end" });
+      const below = curves.y(level[0]) + 18 < curves.box.y0;
+      curves.text(x.at(-1), level[0], level[1], { dx: -4, dy: below ? 14 : -5, "text-anchor": "end" });
     }
     if (!best) byRate.line(span.map((v) => [rates[at], v]), { "stroke-opacity": 0.25, "stroke-width": 8 });
     for (const { line, at: place } of chosen) {
@@ -67,10 +70,10 @@ function build(stage) {
     const gap = first == null || last == null ? null : lower ? first - last : last - first;
     table.replaceChildren(
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, `at the end${lower ? ", lower is better" : ""}`), h("th", { scope: "col" }, "rate"), h("td"))),
-      h("tbody", {}, chosen.map((one) => h("tr", {}, h("td", {}, value(one)), h("td", {}, format(rates[one.at])), h("td", {}, swatch(one.line), ` ${one.line.name}`)))),
+      h("tbody", {}, chosen.map((one) => h("tr", {}, h("td", {}, value(one)), h("td", {}, format(rates[one.at])), h("td", NAME, swatch(one.line), ` ${one.line.name}`)))),
     );
     if (chosen.length === 2 && gap != null)
-      table.append(h("tfoot", {}, h("tr", {}, h("th", {}, `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(digits)}`), h("td"), h("td", {}, "what the second gains"))));
+      table.append(h("tfoot", {}, h("tr", {}, h("th", {}, `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(digits)}`), h("td"), h("td", NAME, "what the second gains"))));
     stage.say(chosen.map((one) => `${one.line.name} ${value(one)} at ${rates[one.at]}`).join("; "));
   };
 }
