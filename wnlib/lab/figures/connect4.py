@@ -70,7 +70,8 @@ class Connect4(Figure):
         def draw(axes: Axes) -> None:
             for board, norm in ((mine, Norm.WN), (mask ^ mine, Norm.BN)):
                 there = [cell for cell in cells if board >> 7 * cell[0] + cell[1] & 1]
-                axes.scatter(*zip(*there, strict=True), 330, color=COLOURS[norm])
+                columns, rows = ([cell[k] for cell in there] for k in (0, 1))
+                axes.scatter(columns, rows, 330, color=COLOURS[norm])
             axes.set(xlim=(-0.6, 6.6), ylim=(-0.6, 5.6), aspect="equal", yticks=[])
             axes.set_xticks(range(7))
             axes.grid(False)
