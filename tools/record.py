@@ -175,6 +175,13 @@ EXPERIMENTS = {
         *(_exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
     )
 }
+# Other networks, by programs of their own, one run after the other: what is recorded.
+BEYOND = {
+    "draw": "DRAW on MNIST, five starts, three rates, three seeds: 2 hours.",
+    "vae": "A variational autoencoder on MNIST, three starts, three rates, three seeds: 1 hour.",
+    "policy": "Policy and value in Connect-4, eight set-ups, three rates, three seeds.",
+    "dqn": "Deep Q-learning on a small Breakout, two agents, two rates, five seeds.",
+}
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {
     "noise": lambda plans: ["book/noise.py", *(str(plan.folder) for plan in plans)],
@@ -190,6 +197,13 @@ def record(name: str, out: Path, jobs: int) -> Iterator[str]:
     Raises:
         RunError: a run failed.
     """
+    if name in BEYOND:
+        program = {"draw": "record", "vae": "record"}.get(name, "record_games")
+        command = [sys.executable, f"book/beyond/{program}.py", name, "--out", str(out)]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            raise RunError(f"{name}: not all of it is recorded; the same command goes on")
+        yield f"recorded in {out / f'beyond-{name}'}"
+        return
     plans = EXPERIMENTS[name](out)
     if plans:
         share_of_threads(jobs)  # before a download that may take minutes
@@ -215,12 +229,14 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on standard error."""
     speak_plainly()
     parser = argparse.ArgumentParser(description="Record again what the chapters load.")
-    parser.add_argument("name", nargs="?", choices=list(EXPERIMENTS), help="without: the names")
+    names = [*EXPERIMENTS, *BEYOND]
+    parser.add_argument("name", nargs="?", choices=names, help="without: the names")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side; default: 2")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="default: runs")
     arguments = parser.parse_args(argv)
     if arguments.name is None:
-        print("\n".join(f"{name:19} {f.__doc__}" for name, f in EXPERIMENTS.items()))
+        what = {name: f.__doc__ for name, f in EXPERIMENTS.items()} | BEYOND
+        print("\n".join(f"{name:19} {text}" for name, text in what.items()))
         return 0
     try:
         for text in record(arguments.name, arguments.out.absolute(), arguments.jobs):

@@ -1,0 +1,1 @@
+"""What the last chapters train: other networks, on other data."""

@@ -1,0 +1,340 @@
+"""The chapters on games: exact answers, rules, targets, and records that belong to plans."""
+
+import json
+import random
+import sys
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "book"))
+from beyond import breakout, connect4, dqn, plots, record_games, selfplay, tower
+from beyond.breakout import SIZE, Breakout
+
+from wnlib import Norm
+from wnlib.lab import Connect4
+
+
+def grid(mine: int, mask: int) -> list[list[int]]:
+    """Rows from below: 1 mine, -1 theirs, 0 empty; read cell by cell."""
+    cells = [[7 * c + r for c in range(7)] for r in range(6)]
+    return [[(mask >> b & 1) * (2 * (mine >> b & 1) - 1) for b in row] for row in cells]
+
+
+def has_four(board: list[list[int]], who: int) -> bool:
+    return any(
+        all(
+            0 <= r + i * dr < 6 and 0 <= c + i * dc < 7 and board[r + i * dr][c + i * dc] == who
+            for i in range(4)
+        )
+        for r in range(6)
+        for c in range(7)
+        for dr, dc in ((0, 1), (1, 0), (1, 1), (1, -1))
+    )
+
+
+def brute(board: list[list[int]], who: int) -> int:
+    """Minimax by hand, on rows and columns."""
+    best = None
+    for c in range(7):
+        r = next((r for r in range(6) if board[r][c] == 0), None)
+        if r is None:
+            continue
+        board[r][c] = who
+        worth = 1 if has_four(board, who) else -brute(board, -who)
+        board[r][c] = 0
+        best = worth if best is None else max(best, worth)
+        if best == 1:
+            break
+    return 0 if best is None else best
+
+
+def test_the_solver_agrees_with_brute_force():
+    draw, seen = random.Random(1), []
+    while len(seen) < 40:
+        mine = mask = 0
+        for _ in range(draw.randrange(34, 41)):
+            mine, mask = connect4.play(mine, mask, draw.choice(connect4.legal(mask)))
+            if connect4.wins(mask ^ mine):
+                break
+        else:
+            seen.append(connect4.value(mine, mask, {}))
+            assert seen[-1] == brute(grid(mine, mask), 1), connect4.shown(mine, mask)
+    assert set(seen) == {-1, 0, 1}
+
+
+def test_wins_and_threats_are_those_of_the_cells():
+    draw = random.Random(2)
+    for _ in range(200):
+        mask = sum(1 << 7 * c + r for c in range(7) for r in range(draw.randrange(7)))
+        mine = mask & draw.getrandbits(49)
+        board = grid(mine, mask)
+        assert connect4.wins(mine) == has_four(board, 1)
+        for r in range(6):
+            for c in range(7):
+                if board[r][c] == 0 and not connect4.wins(mine):
+                    board[r][c] = 1
+                    bit = connect4.threats(mine, mask) >> 7 * c + r & 1
+                    assert bool(bit) == has_four(board, 1)
+                    board[r][c] = 0
+
+
+def test_shipped_positions_have_the_solvers_answers(tmp_path):
+    data = connect4.load()
+    assert connect4.PATH.stat().st_size < 500_000
+    assert len({*zip(data.mine.tolist(), data.mask.tolist(), strict=True)}) == len(data.value)
+    # The first of those with most stones: they take the solver no time.
+    full = np.argsort([-int(m).bit_count() for m in data.mask.tolist()], kind="stable")[:30]
+    for i in full.tolist():
+        values = connect4.move_values(int(data.mine[i]), int(data.mask[i]), {})
+        assert max(values.values()) == data.value[i]
+        good = [c for c, worth in values.items() if worth == max(values.values())]
+        assert data.good[i].nonzero().flatten().tolist() == good
+        assert data.legal[i].nonzero().flatten().tolist() == list(values)
+    damaged = tmp_path / "positions.npz"
+    damaged.write_bytes(connect4.PATH.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="not the book's"):
+        connect4.load(damaged)
+
+
+def test_planes_show_the_board_as_it_is_printed():
+    mine, mask = connect4.play(*connect4.play(0, 0, 3), 0)  # x in 3, then o in 0
+    [[ours, theirs]] = connect4.planes(np.array([mine]), np.array([mask]))
+    assert ours.nonzero().tolist() == [[5, 3]]
+    assert theirs.nonzero().tolist() == [[5, 0]]
+    assert connect4.shown(mine, mask).splitlines()[5] == "o . . x . . ."
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_a_tower_in_every_configuration(norm):
+    boards = connect4.load().boards[:20]
+    model = tower.fresh(norm, "he", 0, boards)
+    logits, value = model(boards)
+    assert (logits.shape, value.shape) == ((20, 7), (20,))
+    assert value.abs().max() < 1
+    kinds = [type(m).__name__ for m in model.modules()]
+    assert kinds.count("BatchNorm2d") == 6 * (norm is Norm.BN)
+    assert kinds.count("MeanOnlyBatchNorm") == 6 * norm.mean_only
+    assert kinds.count("WeightNorm") == 9 * norm.weight_normalized
+
+
+@pytest.mark.parametrize("norm", ["none", "wn"])
+def test_branches_and_heads_start_small(norm):
+    boards = connect4.load().boards[:200]
+    model = tower.fresh(norm, "small", 0, boards)
+    logits, _ = model(boards)
+    assert logits.std(0, correction=0).tolist() == pytest.approx([0.1] * 7, rel=0.01)
+
+
+class Uniform(nn.Module):
+    """Knows nothing: what a search finds with it, the search has found."""
+
+    def forward(self, boards):
+        return torch.zeros(len(boards), 7), torch.zeros(len(boards))
+
+
+def test_the_search_finds_a_win_and_plays_games_by_the_rules():
+    mine = mask = 0
+    for column in (3, 0, 3, 0, 3, 0):  # both have three in a column
+        mine, mask = connect4.play(mine, mask, column)
+    assert selfplay.search(Uniform(), (mine, mask), 60).argmax() == 3
+    assert selfplay.match(Uniform(), Uniform(), (mine, mask), 60) == 1
+    rows = selfplay.self_play(Uniform(), visits=8, seed=0)
+    worths = [worth for _, _, worth in rows]
+    assert all(a == -b for a, b in pairwise(worths))
+    assert all(policy.sum() == pytest.approx(1) for _, policy, _ in rows)
+
+
+def placed(**values: int) -> Breakout:
+    """One game without chance, its ball and paddle where they are put."""
+    game = Breakout(1, seed=0, sticky=0)
+    for name, value in values.items():
+        getattr(game, name)[:] = value
+    return game
+
+
+def test_the_ball_breaks_a_brick_and_comes_back():
+    game = placed(row=4, column=3, down=-1, right=1)
+    reward, done = game.step(np.array([0]))
+    assert (reward.tolist(), done.tolist()) == ([1], [False])
+    assert not game.bricks[0, 3, 4]
+    assert game.bricks.sum() == 3 * SIZE - 1
+    assert (game.row[0], game.column[0], game.down[0]) == (4, 4, 1)
+
+
+def test_walls_paddle_and_end():
+    game = placed(row=6, column=0, down=1, right=-1)
+    game.step(np.array([0]))
+    assert (game.row[0], game.column[0], game.right[0]) == (7, 0, 1)
+
+    game = placed(row=8, column=2, down=1, right=1, paddle=4)
+    _, done = game.step(np.array([1]))  # the paddle comes to column 3
+    assert (done[0], game.row[0], game.down[0]) == (False, 8, -1)
+
+    game = placed(row=8, column=2, down=1, right=1, paddle=5)
+    game.bricks[:] = False
+    _, done = game.step(np.array([1]))  # it comes too late
+    assert done[0]
+    assert game.bricks.sum() == 3 * SIZE, "the next game has no new wall"
+
+    game = placed(paddle=0)
+    game.step(np.array([1]))
+    assert game.paddle[0] == 0
+
+
+def test_a_sticky_action_is_the_last_one():
+    game = Breakout(1, seed=0, sticky=1)
+    game.step(np.array([2]))
+    assert game.paddle[0] == SIZE // 2
+
+
+def test_q_targets_in_closed_form():
+    """Two states, one step a game: Q(s, a) is the reward; else r + γ / (1 − γ)."""
+    following = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, 0.0]])
+    found = dqn.targets(torch.tensor([1.0, 1.0]), torch.tensor([False, True]), following)
+    assert found.tolist() == pytest.approx([1 + 0.99 * 3, 1])
+    q = torch.zeros(1, 1)
+    for _ in range(2000):  # a game without end that pays 1 each frame
+        q[0] = dqn.targets(torch.ones(1), torch.zeros(1, dtype=torch.bool), q)
+    assert q.item() == pytest.approx(1 / (1 - dqn.GAMMA), rel=1e-3)
+
+
+def test_memory_forgets_the_oldest():
+    memory = dqn.Memory(4)
+    for i in range(3):
+        boards = torch.full((2, 4, SIZE, SIZE), i)
+        done = torch.tensor([False, True])
+        memory.add(boards, torch.tensor([i, i]), torch.ones(2), done, boards)
+    before, action, _, _, _ = memory.sample(64, torch.Generator().manual_seed(0))
+    assert set(action.tolist()) == {1, 2}
+    assert (before.amax((1, 2, 3)) == action).all()
+
+
+def test_epsilon_falls_to_a_twentieth():
+    assert dqn.epsilon(0, 1000) == 1
+    assert dqn.epsilon(250, 1000) == pytest.approx(0.525)
+    assert [dqn.epsilon(f, 1000) for f in (500, 900)] == pytest.approx([0.05, 0.05])
+
+
+@pytest.mark.parametrize("name", ["policy", "dqn"])
+def test_records_belong_to_plans(name):
+    plans, _ = record_games.EXPERIMENTS[name]
+    known = {record_games.folder_of(name, p, record_games.RUNS): p for p in plans()}
+    assert {*(record_games.RUNS / f"beyond-{name}").glob("*")} == {*known}
+    for run in record_games.load(name):
+        plan = {k: run[k] for k in next(iter(known.values()))}
+        assert plan in known.values()
+        assert run["state"] == "finished"
+        last = run["rows"][-1]
+        assert last.get("update", last.get("frames")) >= 0.99 * (
+            run.get("updates") or run.get("frames")
+        )
+        assert "dirty" not in run["commit"]
+
+
+def test_a_run_is_recorded_once(tmp_path):
+    about, rows = {"norm": "wn"}, [{"update": 1, "train_loss": float("nan")}]
+    record_games.write(tmp_path / "beyond-policy" / "one", about, rows)
+    [run] = record_games.load("policy", tmp_path)
+    assert run["norm"] == "wn"
+    assert np.isnan(run["rows"][0]["train_loss"])
+    with pytest.raises(ValueError, match="no run"):
+        record_games.load("dqn", tmp_path)
+
+
+def test_paired_intervals_are_students():
+    mean, half = record_games.paired([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # t of two degrees, from a table
+    assert record_games.paired([1.0]) == (1, float("inf"))
+
+
+def test_a_film_shows_what_is_played():
+    boards, notes = breakout.film(lambda game: np.array([2]), seed=0, frames=60)
+    assert {len(board) for board in boards} == {100}
+    assert (boards[0].count("2"), boards[0].count("3"), boards[0].count("4")) == (30, 1, 1)
+    assert any(board[-1] == "3" for board in boards), "the paddle never gets to the wall"
+    assert notes[0] == "frame 1: 0 bricks, 0 balls lost"
+    lost = int(notes[-1].split(", ")[1].split()[0])
+    begun = [board for board in boards if board[40:50].count("4") and "1" not in board]
+    assert lost == len(begun) - 1 > 1, "a game begins where one was lost"
+
+
+@pytest.mark.parametrize("norm", ["none", "wn"])
+def test_recorded_films_are_there(norm):
+    plan = {"norm": norm, "rate": record_games.DQN_RATES[0], "seed": 0}
+    path = record_games.folder_of("dqn", plan, record_games.RUNS) / "game.json"
+    film = json.loads(path.read_text())
+    assert len(film["boards"]) == len(film["notes"]) == 100
+    assert all(board.count("3") == 1 for board in film["boards"])
+
+
+def test_a_grid_compares_seed_by_seed():
+    curves = {
+        "a": {0.1: [[0, 3.0], [0, 5.0]], 0.2: [[0, 9.0], [0, 1.0]]},
+        "b": {0.1: [[0, 1.0], [0, 2.0]], 0.2: [[0, 0.0], [0, 0.0]]},
+    }
+    for lower, sign in ((False, 1), (True, -1)):
+        grid = plots.Grid([1, 2], curves, {"a": "A", "b": "B"}, lower)
+        gain, half = grid.gain(("a", 0.1), ("b", 0.1))
+        assert gain == sign * 2.5
+        assert half == pytest.approx(12.706 * 0.5, rel=1e-3)  # t of one degree, from a table
+    assert plots.Grid([1, 2], curves, {}, lower=False).best("a", "b") == ("a", 0.2)
+    assert plots.Grid([1, 2], curves, {}, lower=True).best("a", "b") == ("b", 0.2)
+    assert grid.seeds == 2
+
+
+@pytest.mark.parametrize("name", ["draw", "vae", "policy", "dqn"])
+def test_every_grid_is_whole(name):
+    grid = plots.grid(name)
+    assert grid.seeds == {"draw": 1, "vae": 1, "policy": 3, "dqn": 5}[name]
+    assert len({len(rates) for rates in grid.curves.values()}) == 1
+    assert len({grid.names[key] for key in grid.curves}) == len(grid.curves)
+    for rates in grid.curves.values():
+        assert all(len(c) == len(grid.x) for seeds in rates.values() for c in seeds)
+
+
+def test_the_page_solves_as_the_solver_does(javascript):
+    data = connect4.load()
+    chosen = [*range(60), *np.argsort([int(m).bit_count() for m in data.mask])[:20].tolist()]
+    pairs = [[str(data.mine[i]), str(data.mask[i])] for i in chosen]
+    found = javascript("connect4", "pairs.map((p) => m.solve(p.map(BigInt)))", pairs=pairs)
+    for pair, values in zip(pairs, found, strict=True):
+        theirs = connect4.move_values(*map(int, pair), {})
+        assert values == [theirs.get(column) for column in range(7)]
+
+
+def test_the_page_asks_the_recorded_network(javascript):
+    """The browser's tower is PyTorch's, from the same 16-bit numbers."""
+    folder = record_games.folder_of("policy", record_games.PLAYER, record_games.RUNS)
+    weights = np.load(folder / "weights.npy")
+    data = connect4.load()
+    model = tower.Tower(Norm.NONE)
+    convs = [m[0] for m in (model.stem, *chain(*zip(model.first, model.second, strict=True)))]
+    layers = [*convs, model.narrow[0], model.policy, model.hidden, model.value]
+    numbers = [p for layer in layers for p in (layer.weight, layer.bias)]
+    vector = torch.from_numpy(weights.astype(np.float32))
+    assert len(vector) == sum(p.numel() for p in numbers)
+    nn.utils.vector_to_parameters(vector, numbers)
+    [run] = [r for r in record_games.load("policy") if {**r, **record_games.PLAYER} == r]
+    accuracy, _ = tower.measure(model, data.part(slice(1000)))
+    assert accuracy == pytest.approx(run["rows"][-1]["accuracy"], abs=0.01)
+
+    few = data.part(slice(5))
+    with torch.no_grad():
+        logits, _ = model(few.boards)
+    expected = 100 * logits.masked_fill(~few.legal.bool(), -torch.inf).softmax(1)
+    pairs = [[str(a), str(b)] for a, b in zip(few.mine, few.mask, strict=True)]
+    board = Connect4([(0, 0)], weights, width=16, blocks=2)
+    found = javascript(
+        "connect4",
+        "pairs.map((p) => m.propose({ ...net, weights: m.halves(net.weights) }, p.map(BigInt)))",
+        pairs=pairs,
+        net=board.data["tower"],
+    )
+    for percents, row in zip(found, expected.tolist(), strict=True):
+        assert [v or 0 for v in percents] == pytest.approx(row, abs=1e-3)
