@@ -23,12 +23,17 @@ def initialization() -> Initialization:
 
 
 def layer(page: Page) -> Locator:
-    return page.get_by_role("slider", name="Layer shown below")
+    return page.get_by_role("slider", name="Layer", exact=True)
+
+
+def open_more(page: Page) -> None:
+    page.get_by_text("more: all values of one layer").click()
 
 
 def test_what_is_read_off_is_what_was_measured(show: Show, initialization: Initialization) -> None:
     page = show(initialization)
     page.get_by_role("slider", name="Images in the init").fill("5")
+    open_more(page)
     layer(page).fill("4")
     found = initialization.data["after"]["set"][5][4]
     mean, std = np.array(found["mean"]) / 100, np.array(found["std"]) / 100
@@ -58,6 +63,9 @@ def test_a_layer_is_chosen_by_a_click(show: Show, initialization: Initialization
     strip = page.locator("svg[role=img]").first
     label = strip.get_by_text("conv3")
     label.click(force=True)
+    expect(page.locator(".read")).to_contain_text("Layer conv3 on 500 other images")
+    expect(layer(page)).not_to_be_visible()
+    open_more(page)
     expect(layer(page)).to_have_value("2")
     expect(page.get_by_text("conv3 after")).to_be_visible()
     box = strip.bounding_box()
@@ -113,13 +121,13 @@ def test_measured_beside_the_first_order(show: Show) -> None:
 
 def test_drawn_again_it_differs_and_reset_brings_it_back(show: Show) -> None:
     page = show(BatchNoise(n=20))
-    first = page.locator("figure svg").nth(3).inner_html()
+    first = page.locator("figure svg").nth(1).inner_html()
     page.get_by_role("button", name="Draw again").click()
-    expect(page.locator("figure svg").nth(3)).not_to_have_js_property("innerHTML", first)
+    expect(page.locator("figure svg").nth(1)).not_to_have_js_property("innerHTML", first)
     page.get_by_role("button", name="Reset").click()
     page.wait_for_function(
         "first => document.querySelector('.wn-figure > div').shadowRoot"
-        ".querySelectorAll('svg')[3].innerHTML === first",
+        ".querySelectorAll('svg')[1].innerHTML === first",
         arg=first,
     )
 

@@ -49,12 +49,14 @@ function build(stage) {
   const { layers = [], sizes = [], others, limit, kinds = {}, before = {}, own = [] } = data;
   stage.choice("norm", "Configuration", Object.fromEntries(Object.entries(NORMS).map(([key, { label }]) => [key, label])));
   stage.slider("size", "Images in the init", { values: sizes, show: String });
-  stage.slider("layer", "Layer shown below", { min: 0, max: layers.length - 1, show: (i) => layers[i] });
-  const read = h("div", { class: "read", style: "width: 100%" });
-  stage.canvas.append(read);
   const margin = { top: 26, left: 34, bottom: 22 };
   const strip = new Axes(stage, { label: "Every unit, layer by layer", margin });
-  const charts = ["Before", "After"].map((label) => new Axes(stage, { label, margin: { ...margin, left: 10, right: 10 } }));
+  const read = h("div", { class: "read", style: "width: 100%" });
+  stage.canvas.append(read);
+  const [choice, parent] = [h("div", { class: "controls" }), h("div", { class: "canvas" })];
+  stage.slider("layer", "Layer", { min: 0, max: layers.length - 1, show: (i) => layers[i], parent: choice });
+  const charts = ["Before", "After"].map((label) => new Axes(stage, { label, parent, margin: { ...margin, left: 10, right: 10 } }));
+  stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more: all values of one layer"), choice, parent));
   const headings = [strip, ...charts].map((axes) => {
     const heading = s("text", { class: "strong", x: axes.margin.left, y: 14 });
     axes.front.append(heading);

@@ -51,11 +51,10 @@ class Initialization(Figure):
         "Give the initialization more images: how even do the units become on images it never saw?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Above: a bar for each unit, its mean ± standard deviation before the activation, on other "
-        "images than those of the initialization, with noise and dropout as in training; the thin "
-        "bar inside is the same unit before the initialization. On the initialization's own "
-        "images every bar would reach from −1 to 1. Below: all values of one layer; choose it by "
-        "the slider or above."
+        "A bar for each unit: its mean ± standard deviation before the activation, on other images "
+        "than those of the initialization, with noise and dropout as in training; the thin bar "
+        "inside is the same unit before the initialization. On the initialization's own images "
+        "every bar would reach from −1 to 1. Click on a layer to read its numbers."
     ).tag(sync=True)
 
     def __init__(self, data: Cifar10, width: int = 8, **kwargs: Any) -> None:

@@ -70,8 +70,6 @@ export function moments(x) {
 export function firstOrder(kappa) {
   const c = (kappa - 1) / 4;
   return {
-    mean: [1, 3],
-    std: [c, 3],
     meanOnly: [1, 3],
     batchNorm: [1 + c, (3 * (1 + 2 * c + kappa * c * c)) / (1 + c) ** 2],
   };
@@ -82,12 +80,12 @@ export const repeats = (n) => Math.round(Math.min(16000, Math.max(1000, 8e5 / n)
 
 const EACH = 8; // of a minibatch's values, how many are followed into batch norm's noise
 
-/** Minibatches of n, drawn with replacement: their means and (biased) stds, and the noise that normalizing by them adds. */
+/** Minibatches of n, drawn with replacement: the noise that normalizing by their mean and (biased) std adds. */
 export function simulate(source, n, seed, count = repeats(n)) {
   const random = mulberry32(seed);
   const each = Math.min(n, EACH);
   const first = new Float64Array(each);
-  const [mean, std, meanOnly] = [1, 2, 3].map(() => new Float64Array(count));
+  const meanOnly = new Float64Array(count);
   const batchNorm = new Float64Array(count * each);
   for (let r = 0; r < count; r++) {
     let [sum, squares, bits] = [0, 0, 0];
@@ -102,12 +100,10 @@ export function simulate(source, n, seed, count = repeats(n)) {
     const variance = squares / n - mu * mu;
     // Where all values of a minibatch are the same, what comes out is 0.
     const scale = variance > 1e-12 ? 1 / Math.sqrt(variance) : 0;
-    mean[r] = mu;
-    std[r] = Math.sqrt(Math.max(variance, 0));
     meanOnly[r] = -mu;
     for (let i = 0; i < each; i++) batchNorm[r * each + i] = (first[i] - mu) * scale - first[i];
   }
-  return { mean, std, meanOnly, batchNorm };
+  return { meanOnly, batchNorm };
 }
 
 /** Density of x in equal bins from low to high. */
@@ -124,11 +120,9 @@ export function density(x, low, high, bins) {
 const SOURCES = { gauss: "Gaussian", laplace: "Laplace", layer: "dense layer" };
 const NUMBERS = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000];
 const REACH = 7; // the axes reach so far, in units of 1/√n
-const BINS = 70; // over twice that
+const BINS = 70;
 const PANELS = {
-  mean: { name: "mean of a minibatch", colour: NORMS.mobn.colour },
   meanOnly: { name: "noise of mean-only BN", colour: NORMS.mobn.colour },
-  std: { name: "std of a minibatch", colour: NORMS.bn.colour },
   batchNorm: { name: "noise of batch norm", colour: NORMS.bn.colour },
 };
 
@@ -175,14 +169,14 @@ function build(stage) {
     const wide = stage.width >= 520;
     const size = { width: wide ? Math.floor((stage.width - 12) / 2) : stage.width, height: wide ? 180 : 140 };
     for (const { key, name, axes, right } of panels) {
-      drawPanel(axes, found[key], n, key, size);
+      drawPanel(axes, found[key], n, PANELS[key].colour, size);
       const text = `kurtosis ${found[key].kurtosis.toFixed(1)}`;
       right.textContent = text;
       right.setAttribute("x", axes.box.x1);
       axes.svg.setAttribute("aria-label", `Density of the ${name}: standard deviation ${format(Math.sqrt(found[key].variance))}, ${text}`);
     }
     table.replaceChildren(...rows(found, n, kurtosis));
-    const told = ["meanOnly", "batchNorm"].map((key) => `${PANELS[key].name}: variance ${format(found[key].variance)}, kurtosis ${found[key].kurtosis.toFixed(1)}`);
+    const told = Object.entries(PANELS).map(([key, { name }]) => `${name}: variance ${format(found[key].variance)}, kurtosis ${found[key].kurtosis.toFixed(1)}`);
     stage.say(`Minibatches of ${n}. ${told.join("; ")}.`);
   };
 }
@@ -192,21 +186,18 @@ function heading(anchor) {
   return s("text", { class: anchor === "start" ? "strong" : "", x: 0, y: 14, "text-anchor": anchor });
 }
 
-function drawPanel(axes, { x, mean, variance }, n, key, size) {
+function drawPanel(axes, { x, mean, variance }, n, colour, size) {
   const root = Math.sqrt(n);
-  const middle = key === "std" ? 1 : 0;
-  const [low, high] = [key === "std" ? Math.max(1 - REACH / root, 0) : -REACH / root, middle + REACH / root];
+  const [low, high] = [-REACH / root, REACH / root];
   const floor = 2e-4 * root;
   const xTicks = ticks(low, high, 5).map((value) => [value, format(value)]);
   axes.frame({ x: [low, high], y: [floor, 1.5 * root], yLog: true, xTicks, ...size });
-  const bins = Math.round((BINS * (high - low) * root) / (2 * REACH));
-  const heights = density(x, low, high, bins);
-  const step = (high - low) / bins;
+  const heights = density(x, low, high, BINS);
+  const step = (high - low) / BINS;
   const steps = Array.from(heights).flatMap((v, i) => [
     [low + i * step, Math.max(v, floor / 10)],
     [low + (i + 1) * step, Math.max(v, floor / 10)],
   ]);
-  const { colour } = PANELS[key];
   axes.line([[low, floor / 10], ...steps, [high, floor / 10]], { stroke: colour, fill: colour, "fill-opacity": 0.3, "stroke-width": 1.2 });
   const std = Math.sqrt(variance);
   const bell = Array.from({ length: 121 }, (_, i) => low + (i / 120) * (high - low));

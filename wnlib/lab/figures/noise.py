@@ -23,7 +23,7 @@ LEVELS = tuple(
 
 
 class BatchNoise(Figure):
-    """Mean and std of minibatches, and the noise of mean-only batch norm and batch norm.
+    """The noise of mean-only batch norm and of batch norm, side by side.
 
     Minibatches of n standardized pre-activations are drawn in the browser, from a generator with a
     seed. The noise is what a normalized value is off from what the true mean and standard
@@ -41,16 +41,14 @@ class BatchNoise(Figure):
     n = traitlets.Int(10, min=2, max=1000).tag(sync=True)
     seed = traitlets.Int(0, min=0, max=999).tag(sync=True)
     title = traitlets.Unicode(
-        "Enlarge the minibatch, then make the pre-activations heavy-tailed: whose noise stays "
-        "Gaussian?"
+        "Enlarge the minibatch: both noises shrink. Does batch norm's become Gaussian?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Left: mean and standard deviation of many minibatches. Right: the noise that normalizing "
-        "by them adds. Densities on a logarithmic scale, dashed the Gaussian of the same variance, "
-        "whose kurtosis is 3; the axes shrink with the noise, as 1/√n. Mean-only BN subtracts the "
-        "mean, so its noise is the mean's, mirrored. Batch norm's noise is larger for values far "
-        "out, which gives it heavy tails, whatever n; only the smallest minibatches have too few "
-        "values for them."
+        "Density, on a logarithmic axis, of what normalizing by a minibatch adds to a value, in "
+        "standard deviations; dashed: the Gaussian of the same variance, whose kurtosis is 3. The "
+        "axes shrink with the noise, as 1/√n. Batch norm's noise is larger for values far out, "
+        "which gives it heavy tails. Not so in the smallest minibatches: of two values one becomes "
+        "1 and the other −1."
     ).tag(sync=True)
 
     def __init__(self, values: Tensor | None = None, **kwargs: Any) -> None:
@@ -108,8 +106,8 @@ class BatchNoise(Figure):
 
         kurtosis = [((e - e.mean()) ** 4).mean() / e.var() ** 2 for e in noises.values()]
         alt = (
-            f"Density, on a logarithmic axis, of the noise that minibatches of {self.n} add. Left, "
-            "mean-only batch norm: it follows the Gaussian of the same variance, kurtosis "
-            f"{kurtosis[0]:.1f}. Right, batch norm: kurtosis {kurtosis[1]:.1f}."
+            f"Density, on a logarithmic axis, of the noise that minibatches of {self.n} add, each "
+            "beside the Gaussian of the same variance. Mean-only batch norm: kurtosis "
+            f"{kurtosis[0]:.1f}. Batch norm: kurtosis {kurtosis[1]:.1f}."
         )
         return Plot(draw, alt, size=(7.0, 3.0), grid=(1, 2))
