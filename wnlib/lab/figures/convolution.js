@@ -97,8 +97,10 @@ function build(stage) {
 
     const parts = [];
     const box = (x, y, fill, opacity) => parts.push(s("rect", { x: x + 1, y: y + 1, width: cell - 2, height: cell - 2, rx: 2, fill, "fill-opacity": opacity }));
-    const number = (x, y, text, attributes = {}) => {
-      if (cell >= 15) parts.push(s("text", { x: x + cell / 2, y: y + cell / 2 + 4, "text-anchor": "middle", ...attributes }, String(text).replace("-", "−")));
+    const number = (x, y, value, attributes = {}) => {
+      const text = String(value).replace("-", "−");
+      const size = Math.min(12, (1.45 * cell) / Math.max(text.length, 2)); // what stays within its cell
+      if (cell >= 15) parts.push(s("text", { x: x + cell / 2, y: y + cell / 2 + size / 3, "text-anchor": "middle", style: `font-size: ${size}px`, ...attributes }, text));
     };
     const name = (x, y, text) => parts.push(s("text", { x: x + 1, y: y - 6, class: "strong" }, text));
     name(0, head, "image");
