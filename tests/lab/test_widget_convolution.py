@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from wnlib.lab import ConvolutionArithmetic
+
 
 def correlation(x, kernel, padding, stride):
     return F.conv2d(x[None, None], kernel[None, None], padding=padding, stride=stride)[0, 0]
@@ -42,3 +44,12 @@ def test_sizes_outputs_and_unseen_pixels(javascript, w, f):
         seen = correlation(image, torch.ones_like(kernel), p, s).sum()
         (grad,) = torch.autograd.grad(seen, image)
         assert said["unseen"] == (grad.sum(0) == 0).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("f", [1, 2, 3, 6])
+def test_picture_has_the_kernels_numbers(javascript, f):
+    cells = [(m, n) for m in range(f) for n in range(f)]
+    said = "cells.map(([i, j]) => m.weight(f, i, j))"
+    weights = javascript("convolution", said, cells=cells, f=f)
+    texts = ConvolutionArithmetic(kernel=f).picture().figure().axes[0].texts
+    assert [int(t.get_text().replace("−", "-")) for t in texts[3:]] == weights

@@ -32,11 +32,9 @@ class ConvolutionArithmetic(Figure):
         "Slide the kernel, then change the stride: which pixels does it never see?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Blue: the image with its padding (pale zeros) and the kernel's place (frame). Orange: one "
-        "output for each place; its numbers stand small in the frame: it adds what is left of its "
-        "middle and subtracts what is right. Crossed pixels lie under the kernel at no place: it "
-        "steps over them, or the stride does not divide W − F + 2P and the division is rounded "
-        "down."
+        "The image, with its padding of zeros in pale; the kernel, and a frame where it lies now; "
+        "one output for each place. Crossed pixels lie under the kernel at no place: it steps over "
+        "them, or the stride does not divide W − F + 2P and the kernel stops early."
     ).tag(sync=True)
 
     def picture(self) -> Plot:
@@ -44,19 +42,29 @@ class ConvolutionArithmetic(Figure):
         w, f, p, s = self.width, self.kernel, self.padding, self.stride
         whole = w + 2 * p
         size = (whole - f) // s + 1 if whole >= f else 0
+        blue, orange = COLOURS[Norm.WN], COLOURS[Norm.BN]
+        outputs_at = whole + f + 2
 
         def draw(axes: Axes) -> None:
-            axes.set(xlim=(-0.5, whole + size + 2.5), ylim=(whole + 0.5, -0.5), aspect="equal")
+            axes.set(xlim=(-0.5, outputs_at + size + 0.5), ylim=(max(whole, f) + 0.5, -1))
+            axes.set(aspect="equal")
             axes.set_axis_off()
+            for x, name in ((0, "image"), (whole + 1, "kernel"), (outputs_at, "outputs")):
+                axes.text(x, -0.3, name, weight="bold")
             for i, j in np.ndindex(whole, whole):
                 inside = p <= min(i, j) and max(i, j) < w + p
-                colour, alpha = COLOURS[Norm.WN], 0.35 if inside else 0.08
-                axes.add_patch(Rectangle((j, i), 0.94, 0.94, color=colour, alpha=alpha))
-            axes.add_patch(Rectangle((0, 0), f, f, fill=False, ec=COLOURS[Norm.BN], lw=3))
+                alpha = 0.35 if inside else 0.08
+                axes.add_patch(Rectangle((j, i), 0.94, 0.94, color=blue, alpha=alpha))
+            axes.add_patch(Rectangle((0, 0), f, f, fill=False, ec=orange, lw=3))
+            for i, j in np.ndindex(f, f):
+                corner = (whole + 1 + j, i)
+                axes.add_patch(Rectangle(corner, 0.94, 0.94, color="#888888", alpha=0.25))
+                weight = f"{np.sign(f - 1 - 2 * j):d}".replace("-", "−")
+                axes.text(corner[0] + 0.47, i + 0.5, weight, ha="center", va="center")
             for i, j in np.ndindex(size, size):
                 alpha = 0.35 if (i, j) != (0, 0) else 1.0
-                corner = (whole + 2 + j, i)
-                axes.add_patch(Rectangle(corner, 0.94, 0.94, color=COLOURS[Norm.BN], alpha=alpha))
+                corner = (outputs_at + j, i)
+                axes.add_patch(Rectangle(corner, 0.94, 0.94, color=orange, alpha=alpha))
 
         alt = (
             f"A {w} by {w} image with padding {p}; a {f} by {f} kernel with stride {s} gives "

@@ -32,15 +32,13 @@ class Whitening(Figure):
     strength = traitlets.Int(2, min=0, max=len(REGULARIZATIONS) - 1).tag(sync=True)
     part = traitlets.Enum(("training", "test"), "training").tag(sync=True)
     title = traitlets.Unicode(
-        "Weaken the regularization step by step, for training images and for test images: where "
-        "do the test images drown?"
+        "Weaken the regularization: which images drown, training or test?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Above: images as they are and whitened, each drawn within three of its own standard "
-        "deviations. Below: the variance along each direction of image space, sorted, before "
-        "whitening (thin) and after (thick). Whitening pulls the variances towards one, as far as "
-        "the regularization r lets it: s becomes s/(s + r). Directions without training variance "
-        "stay empty in the training images, but not in the test images."
+        "Images as they are and whitened, each drawn within three of its own standard deviations; "
+        "then the variance along each direction of image space, sorted, before whitening (thin) "
+        "and after (thick). Whitening turns a variance s into s/(s + r). Directions without "
+        "training variance stay empty in the training images, but not in the test images."
     ).tag(sync=True)
 
     def __init__(self, data: Cifar10, columns: int = 3, **kwargs: Any) -> None:
