@@ -45,12 +45,11 @@ class BatchNoise(Figure):
         "Gaussian?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Left: mean and standard deviation of many minibatches. Right: the noise that normalizing "
-        "by them adds. Densities on a logarithmic scale, dashed the Gaussian of the same variance, "
-        "whose kurtosis is 3; the axes shrink with the noise, as 1/√n. Mean-only BN subtracts the "
-        "mean, so its noise is the mean's, mirrored. Batch norm's noise is larger for values far "
-        "out, which gives it heavy tails, whatever n; only the smallest minibatches have too few "
-        "values for them."
+        "Mean and standard deviation of many minibatches, and the noise that normalizing by them "
+        "adds. Densities on a logarithmic scale; dashed, the Gaussian of the same variance, whose "
+        "kurtosis is 3. The axes shrink with the noise, as 1/√n. Mean-only BN subtracts the mean, "
+        "so its noise is the mean's, mirrored. Batch norm's is larger for values far out, which "
+        "gives it heavy tails; only the smallest minibatches have too few values for them."
     ).tag(sync=True)
 
     def __init__(self, values: Tensor | None = None, **kwargs: Any) -> None:
@@ -108,8 +107,8 @@ class BatchNoise(Figure):
 
         kurtosis = [((e - e.mean()) ** 4).mean() / e.var() ** 2 for e in noises.values()]
         alt = (
-            f"Density, on a logarithmic axis, of the noise that minibatches of {self.n} add. Left, "
-            "mean-only batch norm: it follows the Gaussian of the same variance, kurtosis "
-            f"{kurtosis[0]:.1f}. Right, batch norm: kurtosis {kurtosis[1]:.1f}."
+            f"Density, on a logarithmic axis, of the noise that minibatches of {self.n} add. That "
+            "of mean-only batch norm follows the Gaussian of the same variance, kurtosis "
+            f"{kurtosis[0]:.1f}; that of batch norm has kurtosis {kurtosis[1]:.1f}."
         )
         return Plot(draw, alt, size=(7.0, 3.0), grid=(1, 2))
