@@ -352,7 +352,7 @@ function name(axes, states, key, text, other, otherText) {
 /** Pale over all steps, full over those taken, with a dot on the last. */
 function twice(axes, states, step, name, look) {
   const points = states.map((state, k) => [k, state[name]]);
-  axes.line(points, { ...look, "stroke-opacity": 0.35 });
+  axes.line(points, { ...look, "stroke-opacity": 0.55 });
   axes.line(points.slice(0, step + 1), look);
   const [k, value] = points[step];
   if (value != null) axes.marks.append(s("circle", { cx: axes.x(k), cy: axes.y(value), r: 4, fill: look.stroke ?? "currentColor" }));
