@@ -144,6 +144,14 @@ def test_what_never_arrives(javascript):
     assert steps(1, [0.3, 1], 0.5) == [1, 1]
 
 
+def test_the_plane_reaches_what_is_in_it(javascript):
+    paths = "[[], [[[1, -1.2]]], [[[0, 0]], [[0.1, -2]]], [[[1e9, 0]]]]"
+    small, inside, further, most = javascript("curvature", f"{paths}.map(m.reach)")
+    assert small == inside == 1.3
+    assert 2 < further < 3
+    assert most == 8 * 1.3
+
+
 def test_ticks_over_many_decades_leave_room(javascript):
     ticks = javascript("base", "m.logTicks(1e-12, 1e6)")
     assert ticks == [10.0**k for k in range(-12, 7, 2)]

@@ -1,7 +1,8 @@
 import { Axes, NORMS, format, h, s, widget } from "./base.js";
 
 const STEPS = 60; // that are drawn
-const SIDE = 1.3; // the plane reaches so far from the minimum
+const SIDE = 1.3; // the start stays so near to the minimum
+const FAR = 8 * SIDE; // and the plane reaches no further than that
 const FLOOR = 1e-12; // of the loss that is drawn: a distance a million times smaller
 const TOP = 1e6; // where a descent diverges
 
@@ -70,6 +71,12 @@ export function losses(H, path) {
   return path.map((w) => f(w) / f(path[0]));
 }
 
+/** How far the plane reaches: SIDE, or what the paths that come to rest need, in steps, so that it doesn't change with every pixel. */
+export function reach(paths) {
+  const far = Math.max(0, ...paths.flat(2).map(Math.abs)) * 1.05;
+  return far <= SIDE ? SIDE : Math.min(FAR, SIDE * 1.4 ** Math.ceil(Math.log(far / SIDE) / Math.log(1.4)));
+}
+
 const LOOKS = {
   plain: { name: "plain", colour: NORMS.bn.colour, dash: "5 3", mark: "circle" },
   scaled: { name: "each axis scaled", colour: NORMS.wn.colour, dash: "", mark: "square" },
@@ -85,10 +92,12 @@ function dot(look, x, y) {
 function build(stage) {
   const kappas = [1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100];
   stage.slider("kappa", "Condition number κ", { values: kappas });
-  stage.slider("angle", "Turned by", { min: 0, max: 90, show: (v) => `${format(v)}°` });
   stage.choice("coordinates", "Other coordinates", { scaled: LOOKS.scaled.name, root: LOOKS.root.name });
-  stage.toggle("best", "Best learning rate for each");
-  const rate = stage.slider("rate", "Learning rate / limit", { min: 0.05, max: 1.2, step: 0.01, show: (v) => v.toFixed(2) });
+  const parent = h("div", { class: "controls" });
+  stage.slider("angle", "Turned by", { min: 0, max: 90, show: (v) => `${format(v)}°`, parent });
+  stage.toggle("best", "Best learning rate for each", { parent });
+  const rate = stage.slider("rate", "Learning rate / limit", { min: 0.05, max: 1.2, step: 0.01, show: (v) => v.toFixed(2), parent });
+  stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more"), parent));
   stage.bind("start");
   const plane = new Axes(stage, { label: "Paths of gradient descent over contours of the loss", margin: { left: 38, bottom: 24 } });
   const curve = new Axes(stage, { label: "Loss by step, on a logarithmic scale", margin: { left: 58 } });
@@ -96,6 +105,13 @@ function build(stage) {
   stage.canvas.append(table);
   const within = (v) => Math.round(Math.max(-SIDE, Math.min(SIDE, v)) * 100) / 100;
   const handle = plane.handle("Start", (x, y) => stage.set("start", [within(x), within(y)]));
+  let half = SIDE;
+  let held = false; // while the start is, the plane keeps still under the pointer
+  plane.front.addEventListener("pointerdown", () => (held = true));
+  plane.front.addEventListener("lostpointercapture", () => {
+    held = false;
+    stage.redraw();
+  });
 
   return () => {
     const [kappa, angle, start, best] = ["kappa", "angle", "start", "best"].map((name) => stage.get(name));
@@ -110,11 +126,12 @@ function build(stage) {
 
     const wide = stage.width >= 560;
     const side = wide ? Math.min(0.5 * stage.width, 400) : stage.width;
-    plane.frame({ x: [-SIDE, SIDE], y: [-SIDE, SIDE], width: side, height: side - 10 });
-    contours(plane, kappa, angle);
+    if (!held) half = reach(runs.filter((run) => run.rho <= 1).map((run) => run.path));
+    plane.frame({ x: [-half, half], y: [-half, half], width: side, height: side - 10 });
+    contours(plane, kappa, angle, half);
     for (const { look, path } of [runs[1], runs[0]]) {
       plane.line(path, { stroke: look.colour, "stroke-dasharray": look.dash, "stroke-width": 1.4 });
-      const near = path.filter(([x, y]) => Math.abs(x) < 2 * SIDE && Math.abs(y) < 2 * SIDE);
+      const near = path.filter(([x, y]) => Math.abs(x) < 2 * half && Math.abs(y) < 2 * half);
       plane.marks.append(...near.map(([x, y]) => dot(look, plane.x(x), plane.y(y))));
     }
     const [x, y] = [plane.x(0), plane.y(0)];
@@ -137,10 +154,10 @@ function power(value) {
   return value && (value < 0.1 || value > 100) ? `10${digits}` : format(value);
 }
 
-function contours(axes, kappa, angle) {
+function contours(axes, kappa, angle, half) {
   const unit = axes.x(1) - axes.x(0);
   for (let k = 0; k < 9; k++) {
-    const flat = SIDE * Math.sqrt(kappa) * 10 ** (-1.4 + 0.2 * k);
+    const flat = half * Math.sqrt(kappa) * 10 ** (-1.4 + 0.2 * k);
     const [cx, cy] = [axes.x(0), axes.y(0)];
     const shape = { rx: flat * unit, ry: (flat / Math.sqrt(kappa)) * unit, transform: `translate(${cx} ${cy}) rotate(${-angle})` };
     axes.marks.append(s("ellipse", { ...shape, fill: "none", stroke: "currentColor", "stroke-opacity": 0.3, "stroke-width": 0.9 }));
@@ -177,8 +194,6 @@ function rows(runs) {
   });
   const lines = Object.entries({
     "condition number": (run) => format(run.condition),
-    "learning rate η": (run) => format(run.eta),
-    "factor ρ on the error, each step": (run) => format(run.rho < 1e-9 ? 0 : run.rho),
     "steps to a millionth of the distance": inSteps,
     "the same by ln 10⁶ / −ln ρ": (run) => format(stepsTold(run.rho), 5),
   }).map(([name, cell]) => h("tr", {}, h("th", { scope: "row" }, name), runs.map((run) => h("td", {}, cell(run)))));

@@ -30,12 +30,12 @@ class Curvature(Figure):
     best = traitlets.Bool(True).tag(sync=True)
     rate = Number(0.9, min=0.01, max=1.2).tag(sync=True)
     title = traitlets.Unicode(
-        "Stretch the bowl, turn it, drag the start: which coordinates keep descent short?"
+        "Stretch the bowl and drag the start: which coordinates keep descent short?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
-        "In the plane: the loss from above, and sixty steps. By step: the loss; pale bands show "
-        "its bound, ρ² to the power of the step. The limit of the learning rate is 2/λmax: beyond "
-        "it descent diverges."
+        "The bowl from above, with sixty steps of each descent; and the loss after each step. Pale "
+        "bands are the bound ρ² to the power of the step. Under “more” the bowl can be turned, and "
+        "the learning rate set: beyond its limit, 2/λmax, descent diverges."
     ).tag(sync=True)
 
     def picture(self) -> Plot:

@@ -101,19 +101,19 @@ const COLOURS = { v: NORMS.wn.colour, w: NORMS.wn_mobn.colour, down: NORMS.bn.co
 
 function build(stage) {
   const two = (value) => value.toFixed(2).replace("-", "−");
-  const g = stage.slider("g", "g", { min: -2, max: 2, step: 0.05, show: two });
-  stage.slider("rate", "Learning rate η", { values: [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3] });
-  stage.slider("noise", "Noise", { min: 0, max: 1, step: 0.1 });
+  const run = stage.button("Run", () => (timer ? stop() : start()));
   stage.choice("optimizer", "Optimizer", { sgd: "gradient descent", momentum: "momentum 0.9", adam: "Adam" });
-  const row = h("div", { class: "controls" });
-  stage.controls.after(row);
-  const run = stage.button("Run", () => (timer ? stop() : start()), { parent: row });
+  const parent = h("div", { class: "controls" });
   const once = () => {
     stop();
     stage.set("step", Math.min(stage.get("step") + 1, STEPS));
   };
-  stage.button("Step", once, { parent: row });
-  stage.slider("step", "Steps taken", { min: 0, max: STEPS, show: String, parent: row });
+  stage.button("Step", once, { parent });
+  stage.slider("step", "Steps taken", { min: 0, max: STEPS, show: String, parent });
+  const g = stage.slider("g", "g", { min: -2, max: 2, step: 0.05, show: two, parent });
+  stage.slider("rate", "Learning rate η", { values: [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3], parent });
+  stage.slider("noise", "Noise", { min: 0, max: 1, step: 0.1, parent });
+  stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more"), parent));
   for (const name of ["v", "minimum", "data"]) stage.bind(name);
 
   let timer = 0;
@@ -226,8 +226,8 @@ function drawPlane(axes, { H, minimum }, states, step) {
 
   const taken = states.slice(0, step + 1);
   for (const name of ["w", "v"]) {
-    axes.line(taken.map((state) => state[name]), { stroke: COLOURS[name], "stroke-width": 1.2, "stroke-opacity": 0.7 });
-    axes.marks.append(...taken.map((state) => s("circle", { cx: px(state[name])[0], cy: px(state[name])[1], r: 2, fill: COLOURS[name] })));
+    axes.line(taken.map((state) => state[name]), { stroke: COLOURS[name], "stroke-width": 1.2, "stroke-opacity": 0.5 });
+    axes.marks.append(...taken.map((state) => s("circle", { cx: px(state[name])[0], cy: px(state[name])[1], r: 2, fill: COLOURS[name], "fill-opacity": 0.6 })));
   }
   const next = states[step + 1].v;
   axes.line([now.v, next], { stroke: COLOURS.v, "stroke-width": 1.2 });
@@ -247,8 +247,9 @@ function drawPlane(axes, { H, minimum }, states, step) {
   for (const arrow of drawn) axes.marks.append(...shaft(arrow));
   const vTip = arrows[4];
   if (drawn.includes(vTip) && now.norm) corner(axes, vTip, px([0, 0]));
-  const seen = drawn.filter(({ a, b, radius }) => radius || Math.hypot(b[0] - a[0], b[1] - a[1]) > 30);
-  label(axes, [...seen, { a: px(minimum), b: px(minimum), name: "minimum", radius: 6 }]);
+  // The gradients have their names before the first step; later all is close together, and the key below tells.
+  const seen = drawn.filter(({ a, b, name, radius }) => radius || name === "w" || (!step && Math.hypot(b[0] - a[0], b[1] - a[1]) > 30));
+  label(axes, [...seen, { a: px(minimum), b: px(minimum), name: "minimum", radius: 6 }], taken.flatMap((state) => [px(state.v), px(state.w)]));
 }
 
 function contours(axes, H, [x, y], unit) {
@@ -286,8 +287,8 @@ function corner(axes, { a, b }, origin) {
   axes.marks.append(s("path", { d, fill: "none", stroke: "currentColor", "stroke-width": 1.2 }));
 }
 
-/** Names beside what they name; "_w" in one is a subscript. */
-function label(axes, named) {
+/** Names beside what they name, off the paths where they can be; "_w" in one is a subscript. */
+function label(axes, named, paths) {
   const { x0, x1, y0, y1 } = axes.box;
   const frame = { left: x0 + 2, right: x1 - 2, top: y1 + 2, bottom: y0 - 2 };
   const blocked = named.flatMap(({ a, b, radius = 0 }) => {
@@ -296,6 +297,7 @@ function label(axes, named) {
     const ring = [0, 1, 2, 3, 4, 5, 6, 7].map((k) => [b[0] + radius * Math.cos((k * Math.PI) / 4), b[1] + radius * Math.sin((k * Math.PI) / 4)]);
     return [...shaft, ...ring];
   });
+  blocked.push(...paths);
   const boxes = named.map(({ a, b, name, radius = 0 }) => {
     const [plain, subscripts] = [name.replace(/_./g, ""), name.split("_").length - 1];
     const width = 9 * plain.length + 6.5 * subscripts + (plain.includes("∇") ? 3 : 0);
@@ -306,7 +308,7 @@ function label(axes, named) {
   const kept = [];
   for (const i of named.map((_, i) => i).sort((i, j) => Boolean(named[j].radius) - Boolean(named[i].radius)))
     if (!kept.some((j) => overlap(placed[i], placed[j]))) kept.push(i);
-  kept.forEach((i) => {
+  for (const i of kept) {
     const { x, y } = placed[i];
     const parts = named[i].name.split("_").flatMap((part, k) => {
       if (!k) return [s("tspan", {}, part)];
@@ -314,7 +316,7 @@ function label(axes, named) {
       return [s("tspan", { dy: 3, "font-size": 9 }, part[0]), s("tspan", { dy: -3 }, rest || "\u200b")];
     });
     axes.marks.append(s("text", { class: "strong", x, y: y + 12 }, ...parts));
-  });
+  }
 }
 
 function drawLengths(axes, states, step, size) {
@@ -350,7 +352,7 @@ function name(axes, states, key, text, other, otherText) {
 /** Pale over all steps, full over those taken, with a dot on the last. */
 function twice(axes, states, step, name, look) {
   const points = states.map((state, k) => [k, state[name]]);
-  axes.line(points, { ...look, "stroke-opacity": 0.35 });
+  axes.line(points, { ...look, "stroke-opacity": 0.55 });
   axes.line(points.slice(0, step + 1), look);
   const [k, value] = points[step];
   if (value != null) axes.marks.append(s("circle", { cx: axes.x(k), cy: axes.y(value), r: 4, fill: look.stroke ?? "currentColor" }));

@@ -42,14 +42,14 @@ class Geometry(Figure):
     noise = Number(0.4, min=0, max=1).tag(sync=True)
     step = traitlets.Int(0, min=0, max=60).tag(sync=True)
     title = traitlets.Unicode(
-        "Drag v, then press Run: why does it only get longer, and what slows down as it does?"
+        "Press Run: why does v only get longer, and what slows down as it does?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
         "At w the gradient splits: its part across w goes to v, times g/‖v‖; its part along w goes "
         "to g. What reaches v is orthogonal to v, so the next step of plain descent (small circle) "
-        "ends further out; the dotted circle is where v started. In the plots: ‖v‖, what "
-        "Pythagoras predicts from the lengths of the steps, and the effective learning rate "
-        "across w. Noise stands for minibatches."
+        "ends further out; the dotted circle is where v started. The plots by step: ‖v‖, beside "
+        "what Pythagoras makes of the lengths of the steps, and the effective learning rate across "
+        "w. The noise stands for minibatches."
     ).tag(sync=True)
     data = traitlets.Dict({"curvature": rounded(CURVATURE)}).tag(sync=True)
 

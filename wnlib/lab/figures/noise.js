@@ -133,7 +133,9 @@ function build(stage) {
   stage.choice("source", "Pre-activations", Object.fromEntries(offered));
   stage.slider("n", "Minibatch size n", { values: NUMBERS, show: String });
   stage.bind("seed");
-  stage.button("Draw again", () => stage.set("seed", (stage.get("seed") + 1) % 1000));
+  const parent = h("div", { class: "controls" });
+  stage.button("Draw again", () => stage.set("seed", (stage.get("seed") + 1) % 1000), { parent });
+  stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more"), parent));
   const panels = Object.entries(PANELS).map(([key, { name }]) => {
     const axes = new Axes(stage, { label: name, margin: { top: 26, bottom: 22, left: 44 } });
     const [left, right] = [heading("start"), heading("end")];
