@@ -3,7 +3,7 @@
     python tools/setup_cell.py [book/a.ipynb ...]
 
 writes it into these notebooks, or into all of the book; `tools/execute.py` does so before it runs
-one. What it fetches is the branch of .github/workflows/pages.yml.
+one. What the cell fetches is the branch that .github/workflows/pages.yml makes.
 """
 
 import sys
@@ -23,20 +23,20 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it
-hosts = "google.colab" in sys.modules, "KAGGLE_KERNEL_RUN_TYPE" in os.environ
-if any(hosts) and not Path("../wnlib").exists():
-    url, book = "https://github.com/OWNER/REPOSITORY", Path("book").resolve()
-    git = f"git clone --quiet --depth 1 --branch colab {url} {book}"
-    pip = f"{sys.executable} -m pip install --quiet --no-deps"
+signs = {"google.colab", "KAGGLE_KERNEL_RUN_TYPE"}
+if signs & {*sys.modules, *os.environ} and not Path("../wnlib").exists():
+    url = "https://github.com/OWNER/REPOSITORY"
+    book = Path("book").resolve()
+    clone = f"git clone -q --depth 1 --branch colab {url} {book}"
+    pip = f"{sys.executable} -m pip install -q --no-color --no-deps"
     install = f"{pip} anywidget psygnal {book}"
-    for command in (git, install)[book.exists() :]:
-        done = subprocess.run(command.split(), capture_output=True, text=True)
-        if done.returncode:
-            said = f"{done.stderr}\\nerror"
-            why = re.search("(?im)^(fatal|error).*", said)[0]
-            raise SystemExit(f"The book could not be had from {url}: {why}")
+    for command in (clone, install)[book.exists() :]:
+        status, said = subprocess.getstatusoutput(command)
+        if status:
+            why = re.search("(?im)^(fatal|error).*", f"{said}\\nerror")[0]
+            raise SystemExit(f"The book could not be fetched, {url}: {why}")
     if not (book / "book").exists():
-        raise SystemExit(f"{book} is not the book: delete it, run this again")
+        raise SystemExit(f"Delete the folder {book}, and run this again")
     os.chdir(book / "book")
 """
 
