@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import venv
@@ -39,7 +38,7 @@ class Machine:
         self.folder = folder
         python = folder / "environment" / "bin" / "python"
         venv.create(folder / "environment", with_pip=False)
-        there = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        there = {path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}}
         (packages,) = folder.glob("environment/lib/python*/site-packages")
         (packages / "below.pth").write_text("\n".join(sorted(there)))
         spec = folder / "jupyter" / "kernels" / KERNEL / "kernel.json"

@@ -193,8 +193,11 @@ def form_title(cell: Any, exercise: str) -> str:
         return first[2:].rstrip(".:")
     if first.startswith(("import ", "from ")):
         return "Imports"
-    shown = {kind for output in cell.outputs for kind in output.get("data", {})}
-    return "Code of the figure" if shown & {"text/html", "image/png"} else "Code"
+    shown = [output.get("data", {}) for output in cell.outputs]
+    html = "".join(data.get("text/html", "") for data in shown)
+    if "<img" in html or any("image/png" in data for data in shown):
+        return "Code of the figure"
+    return "Code of the table" if "<table" in html else "Code"
 
 
 def last_chapter(app: Sphinx) -> str:
