@@ -37,8 +37,7 @@ LOST = """<!doctype html>
   </head>
   <body>
     <h1>There is no such page</h1>
-    <p>Chapters have been renamed. These are the pages of
-    <a href="{first}">{title}</a>:</p>
+    <p>Chapters have been renamed and reordered. The book's pages:</p>
     <ul>
 {pages}
     </ul>
@@ -61,13 +60,21 @@ def address(app: Sphinx, config: Config) -> None:
 
 
 def describe(doctree: nodes.document) -> str:
-    """The first paragraph that is plain text, cut to what is shown."""
+    """The first sentences that need no formula, cut to what is shown."""
     for paragraph in doctree.findall(nodes.paragraph):
-        text = " ".join(paragraph.astext().split())
-        inside = isinstance(paragraph.parent, nodes.section)
-        if inside and not any(paragraph.findall(nodes.math)):
-            if len(text) > LENGTH:
-                text = re.sub(r"\W*\s\S*$", "", text[:LENGTH]) + " …"
+        if not isinstance(paragraph.parent, nodes.section):
+            continue
+        paragraph = paragraph.deepcopy()
+        for formula in list(paragraph.findall(nodes.math)):
+            formula.replace_self(nodes.Text("$"))
+        text = re.sub(
+            r"\s*\[[^]]*\]", "", " ".join(paragraph.astext().split())
+        )
+        sentences = re.split(r"(?<=[.?!]) ", text)
+        text = " ".join(one for one in sentences if "$" not in one)
+        if len(text) > LENGTH:
+            text = re.sub(r"\W*\s\S*$", "", text[:LENGTH]) + " …"
+        if text:
             return text
     return ""
 
@@ -136,7 +143,6 @@ def lost(app: Sphinx, exception: Exception | None) -> None:
     text = LOST.format(
         base=escape(app.config.html_baseurl),
         title=escape(app.config.html_title),
-        first=app.builder.get_target_uri(root),
         pages=pages,
     )
     (Path(app.outdir) / "404.html").write_text(text, encoding="utf-8")
