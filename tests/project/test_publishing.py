@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -274,3 +275,51 @@ def test_the_last_chapter_asks_for_a_gpu(built: Path) -> None:
         if nbformat.read(path, as_version=4).metadata.get("accelerator") == "GPU"
     ]
     assert asks == [max(path.stem for path in SOURCES if path.stem[0].isdigit())]
+
+
+def meta(page: str) -> dict[str, str]:
+    """What a page tells of itself, by name."""
+    found = re.findall(r'<meta (?:name|property)="([\w:]+)" content="([^"]*)"', page)
+    return {name: unescape(text) for name, text in found}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_preview_says_what_the_page_is_about(path: Path, built: Path) -> None:
+    site = repository.site(repository.name())
+    told = meta((built / "book" / f"{path.stem}.html").read_text(encoding="utf-8"))
+    assert told["og:url"] == f"{site}book/{path.stem}.html"
+    assert (built / told["og:image"].removeprefix(site)).exists()
+    first = re.search(r"^# (.+)", nbformat.read(path, as_version=4).cells[0].source, re.M)
+    assert first
+    assert first[1] in told["og:title"]
+    assert 40 < len(told["description"]) <= 210
+    assert not re.search(r"[\\$\[\]]|\w\(", told["description"])
+    assert told["og:description"] == told["description"]
+
+
+def test_a_chapter_opens_elsewhere_and_can_be_edited(built: Path) -> None:
+    page = (built / "book" / "01-why-reparameterize.html").read_text(encoding="utf-8")
+    links = set(re.findall(r'href="(https:[^"]*)"', page))
+    source = f"https://github.com/{repository.name()}"
+    chapter = "book/01-why-reparameterize.ipynb"
+    plain = f"{repository.name()}/blob/colab/{chapter}"
+    assert {
+        f"https://colab.research.google.com/github/{plain}",
+        f"https://kaggle.com/kernels/welcome?src=https://github.com/{plain}",
+        f"{source}/edit/main/{chapter}",
+        f"{source}/archive/refs/heads/colab.zip",
+        f"{repository.site(repository.name())}weight-normalization.zip",
+    } <= links
+    workflow = (ROOT / ".github/workflows/pages.yml").read_text()
+    assert "mv _build/weight-normalization.zip _build/html\n" in workflow
+
+
+def test_an_address_that_is_none_gets_the_list_of_pages(built: Path) -> None:
+    """From any depth: it is the same page for all of them."""
+    page = (built / "404.html").read_text(encoding="utf-8")
+    assert f'<base href="{repository.site(repository.name())}">' in page
+    links = re.findall(r'<a href="([^"]*)"', page)
+    assert len(links) == len(set(links))
+    assert {f"book/{path.stem}.html" for path in SOURCES} < set(links)
+    assert all((built / link).exists() for link in links)
+    assert not re.search(r'(src|href)="(?!book/|https:)', page), "it needs a file beside it"
