@@ -107,7 +107,7 @@ class Page:
             parts.append(self.prose(text[at : fence.start()]))
             indent, _, opening, body = fence.groups()
             directive = DIRECTIVE.fullmatch(opening.strip())
-            said = self.directive(*directive.groups(), body) if directive else fence[0]
+            said = self.directive(directive[1], directive[2], body) if directive else fence[0]
             parts.append(re.sub("^(?=.)", indent, said, flags=re.M) if directive else said)
             at = fence.end()
         return "".join((*parts, self.prose(text[at:])))
