@@ -91,8 +91,10 @@ class Page:
         cell.metadata["cellView"] = "form"
         cell.metadata["jupyter"] = {"source_hidden": True}
         cell.source = f"# @title {form_title(cell, exercise)}\n{cell.source}"
-        if "hide-cell" in tags:  # a solution: the reader runs it
-            cell.outputs, cell.execution_count = [], None
+        if "hide-cell" in tags:  # a solution: what it shows is hidden, too
+            cell.metadata["jupyter"]["outputs_hidden"] = True
+            if not any(tag.startswith("claim-") for tag in tags):  # which claims.ipynb reads
+                cell.outputs, cell.execution_count = [], None
 
     def markdown(self, text: str) -> str:
         plain = self.blocks(DROPPED.sub("", text)).strip("\n")

@@ -1,5 +1,7 @@
 """What happens on publishing: links followed, plain notebooks, and a branch that Colab opens."""
 
+import importlib
+import json
 import os
 import re
 import shutil
@@ -242,7 +244,7 @@ def test_links_of_plain_notebooks_resolve(
 
 
 def test_plain_notebooks_have_the_same_code(pair: tuple[nbformat.NotebookNode, ...]) -> None:
-    """With a form's title before what the page folds; outputs stay, but for the solutions'."""
+    """With a form's title before what the page folds; outputs stay, but for solutions that decide no claim."""
     before, after = ([c for c in book.cells if c.cell_type == "code"] for book in pair)
     folded = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
     for old, new in zip(before, after, strict=True):
@@ -252,11 +254,21 @@ def test_plain_notebooks_have_the_same_code(pair: tuple[nbformat.NotebookNode, .
         assert (new.metadata.get("cellView") == "form") is form
         assert (code if form else new.source) == old.source
         assert not form or re.fullmatch(r"# @title \S.*", title)
-        if "hide-cell" in tags:
+        if "hide-cell" in tags and not any(tag.startswith("claim-") for tag in tags):
             assert new.outputs == []
         else:
             assert [o.output_type for o in new.outputs] == [o.output_type for o in old.outputs]
     nbformat.validate(pair[1])
+
+
+def test_the_ledger_finds_its_lines_in_plain_notebooks(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "book")
+    ledger = importlib.import_module("ledger")
+    claims = json.loads((ROOT / "book" / "claims.json").read_text())
+    plain = ledger.tagged_cells(built / "_sources" / "book")
+    assert ledger.problems(claims, plain) == ledger.problems(claims, ledger.tagged_cells())
 
 
 def test_numbers_are_those_of_the_page(
