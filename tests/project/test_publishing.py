@@ -244,7 +244,7 @@ def test_links_of_plain_notebooks_resolve(
 
 
 def test_plain_notebooks_have_the_same_code(pair: tuple[nbformat.NotebookNode, ...]) -> None:
-    """With a form's title before what the page folds; outputs stay, but for solutions that decide no claim."""
+    """With a form's title before what is folded; outputs stay, but for most solutions."""
     before, after = ([c for c in book.cells if c.cell_type == "code"] for book in pair)
     folded = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
     for old, new in zip(before, after, strict=True):
