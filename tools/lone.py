@@ -97,10 +97,19 @@ def publish(folder: Path) -> Path:
     return folder
 
 
-def without_html(before: Any, after: Any) -> list[int]:
-    """The cells that showed a figure or a table as stored, and now do not."""
-    pairs = zip(before.cells, after.cells, strict=True)
-    return [n for n, cells in enumerate(pairs, 1) if _html(cells[0]) > _html(cells[1])]
+def wrong(before: Any, after: Any) -> list[str]:
+    """What a run shows that it should not, or no longer shows; a line each.
+
+    An object whose HTML cannot be made is an error on the page, and none to nbclient.
+    """
+    found = []
+    for n, (old, new) in enumerate(zip(before.cells, after.cells, strict=True), 1):
+        for output in new.get("outputs", []):
+            if output.output_type == "error":
+                found.append(f"cell {n}, {output.ename}: {output.evalue}")
+        if _html(old) > _html(new):
+            found.append(f"cell {n} no longer shows its figure or table")
+    return found
 
 
 def _html(cell: Any) -> int:
@@ -121,9 +130,9 @@ def main(names: list[str]) -> int:
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                 status, said = 1, str(error).strip()
             else:
-                missing = without_html(before, after)
-                status |= bool(missing)
-                said = f"no figure in cells {missing}" if missing else "runs"
+                found = wrong(before, after)
+                status |= bool(found)
+                said = "; ".join(found) or "runs"
             print(f"{name}: {said}, {time.perf_counter() - begin:.0f} s", flush=True)
     return status
 
