@@ -25,13 +25,12 @@ FENCE = re.compile(r"^( *)(`{3,}|:{3,}|~{3,})(.*)\n((?:.*\n)*?)\1\2[`:~]* *$", r
 DIRECTIVE = re.compile(r"\{([\w:-]+)\} *(.*)")
 OPTION = re.compile(r":([\w-]+): *(.*)\n")
 MATH = re.compile(r"^\$\$(.+?)\$\$(?: *\(([\w:-]+)\))? *$", re.MULTILINE | re.DOTALL)
-ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
-LINK = re.compile(r"(?<!!)\[([^]\n]*)\]\((?!https?:|mailto:)([^)\s]+)\)")
+# Code between backticks is passed over.
+ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`|`[^`\n]+`")
+LINK = re.compile(r"`[^`\n]+`|(?<!!)\[([^]\n]*)\]\((?!https?:|mailto:)([^)\s]+)\)")
 TERM = re.compile(r"^(\S.*)\n: +", re.MULTILINE)
-# Frontmatter, comments, block breaks and targets: for the builder only.
-DROPPED = re.compile(
-    r"\A---\n.*?^---\n|<!--.*?-->|^%.*\n?|^\+\+\+.*\n?|^\([\w-]+\)=\n?", re.MULTILINE | re.DOTALL
-)
+# Comments, block breaks and targets: for the builder only.
+DROPPED = re.compile(r"<!--[^>]*-->\n?|^%.*\n?|^\+\+\+.*\n?|^\([\w-]+\)=\n?", re.MULTILINE)
 # Where any of this is left, outside of code and formulas, the text is not plain.
 MYST = re.compile(
     r"\{[\w:-]+\}|^ *:{3,}|^ *[`~]{3,} *\{|^: |^\([\w-]+\)=|^%|^\+\+\+|\$\$ *\([\w:-]+\)"
@@ -130,8 +129,8 @@ class Page:
 
     def prose(self, text: str) -> str:
         text = MATH.sub(lambda found: self.equation(found[1].strip("\n"), found[2]), text)
-        text = ROLE.sub(lambda found: self.role(found[1], found[2]), text)
-        text = LINK.sub(lambda found: self.link(found[1], found[2]), text)
+        text = ROLE.sub(lambda of: self.role(of[1], of[2]) if of[1] else of[0], text)
+        text = LINK.sub(lambda of: self.link(of[1], of[2]) if of[2] else of[0], text)
         return TERM.sub(r"- **\1**: ", text)
 
     def equation(self, formula: str, label: str | None) -> str:
@@ -202,10 +201,10 @@ def form_title(cell: Any, exercise: str) -> str:
     return "Code of the table" if "<table" in html else "Code"
 
 
-def last_chapter(app: Sphinx) -> str:
-    """The last one with a number."""
+def last_chapter(app: Sphinx) -> str | None:
+    """The last one with a number, if any has one."""
     numbers = {name: found.get("", ()) for name, found in app.env.toc_secnumbers.items()}
-    return max(numbers, key=lambda name: numbers[name])
+    return max(numbers, key=lambda name: numbers[name], default=None)
 
 
 def write(app: Sphinx, exception: Exception | None) -> None:

@@ -135,6 +135,16 @@ def test_alone_it_fetches_the_book_once(machine: Machine) -> None:
     assert restarted == first
 
 
+def test_kaggle_has_another_sign(machine: Machine) -> None:
+    (startup,) = machine.folder.glob("ipython/profile_default/startup/*.py")
+    startup.unlink()
+    machine.environment["KAGGLE_KERNEL_RUN_TYPE"] = "Interactive"
+    asked = (
+        "import sys, wnlib\nprint('google.colab' in sys.modules, wnlib.HERE.startswith(sys.prefix))"
+    )
+    assert printed(machine, asked) == ["False True\n"]
+
+
 def test_elsewhere_it_does_nothing(tmp_path: Path) -> None:
     begin = time.monotonic()
     done = subprocess.run(

@@ -19,6 +19,7 @@ import pytest
 import repository
 import setup_cell
 import yaml
+from execute import KERNEL, LANGUAGE
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -188,6 +189,149 @@ def test_a_new_name_gives_the_links_to_the_site_a_new_address(tmp_path: Path) ->
         repository.rename(name, tmp_path)
         text = (tmp_path / "README.md").read_text()
         assert text == f"[there]({repository.site(name)}book/intro.html)"
+
+
+MYST = r"""# A chapter
+
+% for the builder
+<!-- for nobody -->
+(here)=
+Text, {term}`unit`, {ref}`there`,
+{ref}`so <there>`, [a link](other.md),
+[](other.md), {doc}`o <other>`.
+{cite:t}`salimans2016weight`,
+{cite:p}`liao2019weight`.
+`{eq}` is a role, and \{so\} is not one.
+
++++
+
+$$
+x = 1
+$$ (eq-x)
+
+One line: $$ y = {{2}} $$ and so on, by {eq}`eq-x`.
+
+:::{note}
+A formula in a note, and a nested one:
+
+$$
+\begin{aligned}
+z &= 3
+\end{aligned}
+$$ (eq-z)
+
+```{tip}
+:class: dropdown
+It is {eq}`eq-z`.
+```
+:::
+
+```python
+a = {"`{eq}`": 1}
+```
+
+Term
+: Its meaning,
+  on two lines.
+"""
+PLAIN = r"""# A chapter
+
+*Also a page of [Weight Normalization: a book that runs](SITE/page.html).*
+
+Text, [unit](SITE/other.html#term-unit), [There](SITE/other.html#there),
+[so](SITE/other.html#there), [a link](SITE/other.html),
+[Other](SITE/other.html), [o](SITE/other.html).
+Salimans and Kingma [[2016](SITE/other.html#id2)],
+[[Liao and Gong, 2019](SITE/other.html#id3)].
+`{eq}` is a role, and \{so\} is not one.
+
+
+$$
+x = 1
+\tag{1}
+$$
+
+One line: $$ y = {{2}} $$ and so on, by (1).
+
+> **Note**
+>
+> A formula in a note, and a nested one:
+>
+> $$ \begin{aligned} z &= 3 \end{aligned} \tag{2} $$
+>
+> <details><summary>Tip</summary>
+>
+> It is (2).
+>
+> </details>
+
+```python
+a = {"`{eq}`": 1}
+```
+
+- **Term**: Its meaning,
+  on two lines."""
+OTHER = """# Other
+
+(there)=
+## There
+
+```{glossary}
+unit
+  An output.
+```
+
+```{bibliography}
+:all:
+```
+"""
+
+
+def build(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """A book of two pages, under this book's own settings."""
+    book = folder / "book"
+    (book / "_static").mkdir(parents=True)
+    for name in ("around.py", "markup.py", "figure_script.py", "references.bib", "_templates"):
+        (shutil.copytree if name == "_templates" else shutil.copy)(
+            ROOT / "book" / name, book / name
+        )
+    for name in ("favicon.svg", "book.css", "print.js"):
+        shutil.copy(ROOT / "book" / "_static" / name, book / "_static")
+    shutil.copytree(ROOT / "book" / "_root", book / "_root")
+    shutil.copytree(ROOT / "tools", folder / "tools")
+    shutil.copy(ROOT / "_config.yml", folder)
+    (folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/page\nchapters:\n  - file: book/other\n"
+    )
+    (book / "other.md").write_text(OTHER)
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("1")]
+    metadata = {"kernelspec": KERNEL, "language_info": LANGUAGE}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), book / "page.ipynb")
+    command = [
+        Path(sys.executable).parent / "jupyter-book",
+        "build",
+        ".",
+        "-n",
+        "-W",
+        "--keep-going",
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+
+
+def test_each_form_that_a_chapter_may_use(tmp_path: Path) -> None:
+    done = build(tmp_path, MYST)
+    assert done.returncode == 0, done.stderr
+    plain = nbformat.read(tmp_path / "_build/html/_sources/book/page.ipynb", as_version=4)
+    site = f"{repository.site(repository.name())}book"
+    said = re.sub(r"#id\d+", "#id", plain.cells[0].source).replace("> \n", ">\n")
+    assert said == re.sub(r"#id\d+", "#id", PLAIN).replace("SITE", site)
+
+
+def test_a_form_without_a_rule_fails_the_build(tmp_path: Path) -> None:
+    done = build(tmp_path, "# A chapter\n\n```{epigraph}\nSaid.\n```\n\n{kbd}`x`")
+    assert done.returncode != 0
+    assert "no plain form of the directive epigraph" in done.stderr
+    assert "no plain form of {kbd}`x`" in done.stderr
 
 
 # Plain notebooks. What is looked for is written here again, not taken from the tool.
