@@ -381,7 +381,7 @@ def test_links_of_plain_notebooks_resolve(
     assert any(address.startswith(site) for address in found)
     for address in found:
         assert address.startswith("https://"), address
-        if address.startswith(site):
+        if address.startswith(site) and not address.endswith(".zip"):  # `make offline` makes that
             page, _, place = address.removeprefix(site).partition("#")
             text = (built / page).read_text(encoding="utf-8")
             assert not place or f'id="{place}"' in text, address
