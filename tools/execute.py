@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import setup_cell
 import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -57,6 +58,7 @@ def execute(path: Path, timeout: int = TIMEOUT) -> bool:
         raise NotebookError(f"{path}: {error.strerror}") from None
     except nbformat.reader.NotJSONError:
         raise NotebookError(f"{path}: is not a notebook") from None
+    setup_cell.stamp(notebook)
     _run(notebook, path, timeout)
     after = nbformat.writes(normalise(notebook)) + "\n"
     if after == before:

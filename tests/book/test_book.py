@@ -269,6 +269,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(BOOK, folder / "book", ignore=shutil.ignore_patterns("runs", ".*"))
+    shutil.copytree(ROOT / "tools", folder / "tools")
     build = [Path(sys.executable).parent / "jupyter-book", "build", ".", "-n", "-W", "--keep-going"]
     done = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"the strict build fails:\n{done.stderr}"
@@ -277,7 +278,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pages_ask_no_other_host(site: Path) -> None:
     loads = re.compile(
-        r"<(?:script|link|img|iframe|source|video)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>"
+        r"<(?:script|link(?! rel=\"canonical\")|img|iframe|source|video)\b"
+        r"[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>"
         r"|\bimport\s*\(?\s*[\"']https?://[^\"']*|url\([\"']?https?://[^)]*"
     )
     for page in site.rglob("*.html"):

@@ -1,18 +1,24 @@
-"""The figures where Colab shows them: with ipywidgets 7, and through its own widget manager."""
+"""As Colab runs it: the first cell, alone; and figures, with ipywidgets 7 and its own manager."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
+import repository
+import setup_cell
 from anywidget import _util as anywidget_util
 from figures import FIGURES
 from IPython.core.interactiveshell import InteractiveShell
+from lone import Machine
+from nbclient.exceptions import CellExecutionError
 
 from wnlib.lab import Activations
 
@@ -25,6 +31,170 @@ OLD = (
     " --hash=sha256:72dd37233799e619666c9f639a9da83c34013a73e8bbc79a7a6348d93c61fab8",
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ROOT = HERE.parent
+NOTEBOOKS = sorted(ROOT.glob("book/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_begins_with_this_cell(path: Path) -> None:
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert [setup_cell.is_one(cell) for cell in code] == [True] + [False] * (len(code) - 1)
+    assert code[0].source == setup_cell.text(), "run tools/setup_cell.py"
+
+
+def test_the_cell_is_written_where_it_is_old_or_missing(tmp_path: Path) -> None:
+    new = nbformat.v4
+    path = tmp_path / "a.ipynb"
+    for cells in (
+        [new.new_code_cell("# Setup, as it was", metadata={"tags": ["hide-input"]})],
+        [new.new_markdown_cell("# A chapter"), new.new_code_cell("1 + 1")],
+    ):
+        nbformat.write(new.new_notebook(cells=cells), path)
+        for _ in range(2):
+            assert setup_cell.main([str(path)]) == 0
+            code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+            assert [c.source for c in code] == [setup_cell.text(), "1 + 1"][: len(code)]
+            assert code[0].metadata.tags == (["hide-input"] if len(code) == 1 else ["remove-cell"])
+
+
+PACKAGE = """[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "wnlib"
+version = "0"
+dependencies = ["torch==1.0", "numpy==1.0"]
+[tool.setuptools]
+packages = ["wnlib"]
+"""
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a package and a folder of a book. The package would like other versions."""
+    folder = tmp_path_factory.mktemp("origin")
+    for name, text in {
+        "pyproject.toml": PACKAGE,
+        "wnlib/__init__.py": "HERE = __file__",
+        "book/noise.py": "LOUD = True",
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    commit(folder, "init", "--quiet", "--initial-branch", repository.BRANCH)
+    return folder
+
+
+def commit(folder: Path, *before: str) -> None:
+    if before:
+        subprocess.run(["git", *before], cwd=folder, check=True)
+    named = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+    subprocess.run(["git", *named, "commit", "--quiet", "-m", "m"], cwd=folder, check=True)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, origin: Path) -> Machine:
+    return Machine(tmp_path, origin)
+
+
+def printed(machine: Machine, *sources: str) -> list[str]:
+    """What cells print after the first, which is the book's."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (setup_cell.text(), *sources)]
+    done = machine.run(nbformat.v4.new_notebook(cells=cells))
+    assert not done.cells[0].outputs, "the cell is not silent"
+    return ["".join(o.text for o in cell.outputs) for cell in done.cells[1:]]
+
+
+def failure(machine: Machine) -> str:
+    """The one line that is left when the first cell fails, with nothing after it run."""
+    cells = [nbformat.v4.new_code_cell(text) for text in (setup_cell.text(), "import wnlib")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    with pytest.raises(CellExecutionError) as caught:
+        machine.run(notebook)
+    assert caught.value.ename == "SystemExit"
+    assert "\n" not in caught.value.evalue
+    assert notebook.cells[1].execution_count is None, "the next cell fails on top of it"
+    return caught.value.evalue
+
+
+def test_alone_it_fetches_the_book_once(machine: Machine) -> None:
+    asked = "import os, sys, wnlib, noise, torch, numpy\n"
+    asked += "print(wnlib.HERE.startswith(sys.prefix), os.getcwd().endswith('/book/book'))\n"
+    asked += "print(os.environ['OMP_WAIT_POLICY'], torch.__version__, numpy.__version__)"
+    first, again, restarted = printed(
+        machine,
+        asked,
+        f"{setup_cell.text()}\n{asked}",
+        f"os.chdir('../..')\n{setup_cell.text()}\n{asked}",  # a new kernel, the files still there
+    )
+    import numpy
+    import torch
+
+    assert first == f"True True\nPASSIVE {torch.__version__} {numpy.__version__}\n"
+    assert again == first
+    assert restarted == first
+
+
+def test_kaggle_has_another_sign(machine: Machine) -> None:
+    (startup,) = machine.folder.glob("ipython/profile_default/startup/*.py")
+    startup.unlink()
+    machine.environment["KAGGLE_KERNEL_RUN_TYPE"] = "Interactive"
+    asked = (
+        "import sys, wnlib\nprint('google.colab' in sys.modules, wnlib.HERE.startswith(sys.prefix))"
+    )
+    assert printed(machine, asked) == ["False True\n"]
+
+
+def test_elsewhere_it_does_nothing(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", f"{setup_cell.text()}\nprint(os.environ['OMP_WAIT_POLICY'])"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.stdout, done.stderr) == ("PASSIVE\n", "")
+    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - begin < 10
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    said = failure(Machine(tmp_path, tmp_path / "nowhere"))
+    github = f"https://github.com/{repository.name()}"
+    assert said.startswith(f"The book could not be fetched, {github}: fatal: ")
+    assert "nowhere" in said
+
+
+def test_no_such_branch(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a").touch()
+    commit(other, "init", "--quiet", "--initial-branch", "main")
+    assert "fatal: Remote branch colab not found" in failure(Machine(tmp_path, other))
+
+
+def test_pip_fails(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "book").mkdir(parents=True)
+    (other / "book" / "a").touch()
+    commit(other, "init", "--quiet", "--initial-branch", repository.BRANCH)
+    said = failure(Machine(tmp_path, other))
+    assert "ERROR: Directory" in said
+    assert "is not installable" in said
+
+
+def test_another_folder_of_that_name(tmp_path: Path, origin: Path) -> None:
+    """It installs, but has no chapters."""
+    other = tmp_path / "other"
+    (other / "wnlib").mkdir(parents=True)
+    for name in ("pyproject.toml", "wnlib/__init__.py"):
+        (other / name).write_bytes((origin / name).read_bytes())
+    commit(other, "init", "--quiet", "--initial-branch", repository.BRANCH)
+    said = failure(Machine(tmp_path, other))
+    assert said.startswith("Delete the folder ")
+    assert said.endswith("/book, and run this again")
 
 
 @pytest.fixture(scope="module")
