@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wnlib.lab.checks import check, estimate
     from wnlib.lab.fetch import fetch_cifar10
     from wnlib.lab.figures import (
         Activations,
@@ -31,6 +32,8 @@ __all__ = [
     "Run",
     "Smoothing",
     "Whitening",
+    "check",
+    "estimate",
     "fetch_cifar10",
     "load_runs",
     "plot_running_time",
@@ -43,6 +46,7 @@ __all__ = [
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs": "resume"}
+_HOMES |= {"check": "checks", "estimate": "checks"}
 _HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
 
 

@@ -17,7 +17,7 @@ from wnlib.data import Cifar10, DataError, load_cifar10
 from wnlib.lab.fetch import fetch_cifar10
 from wnlib.lab.grid import Display, end_line, epoch_line, run_grid, share_of_threads
 from wnlib.lab.plans import plan_grid, summarize, summary_text
-from wnlib.lab.resume import record_epochs
+from wnlib.lab.resume import out_of_memory, record_epochs
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
@@ -53,12 +53,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail("there is not enough memory; a smaller --width takes less")
     return 0
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
-    said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
-    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
 
 
 # What our lines have beyond ASCII, for a console that cannot show it.

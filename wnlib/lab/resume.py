@@ -7,6 +7,7 @@ training is at work ``lock``, so that there is one at a time.
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import weakref
 from collections.abc import Generator, Iterator
@@ -33,6 +34,12 @@ ELSEWHERE = "choose another folder"
 
 class Busy(RunError):
     """Another process trains in the folder."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
+    said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
+    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
 
 
 def record(
