@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wnlib.lab.checks import check, estimate
+    from wnlib.lab.checkup import check
     from wnlib.lab.fetch import fetch_cifar10
     from wnlib.lab.figures import (
         Activations,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Smoothing,
         Whitening,
     )
+    from wnlib.lab.forecast import estimate
     from wnlib.lab.plots import plot_running_time, plot_test_error, plot_training_loss, table
     from wnlib.lab.resume import record, record_epochs
     from wnlib.lab.runs import Run, load_runs
@@ -46,7 +47,7 @@ __all__ = [
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs": "resume"}
-_HOMES |= {"check": "checks", "estimate": "checks"}
+_HOMES |= {"check": "checkup", "estimate": "forecast"}
 _HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
 
 

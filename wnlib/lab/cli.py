@@ -1,4 +1,4 @@
-"""The command line: python -m wnlib data | train | compare | bench."""
+"""The command line: python -m wnlib data | train | compare | bench | check."""
 
 import argparse
 import codecs
@@ -32,12 +32,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, or 2 with one line on standard error."""
+    """Run one command; return the exit code: 0, 1 if a check failed, 2 with a line on stderr."""
     speak_plainly()
     arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    command: Callable[[argparse.Namespace], int | None] = arguments.command
     try:
-        command(arguments)
+        code = command(arguments) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         goes_on = command in (_train, _compare)
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         if not out_of_memory(error):
             raise
         return _fail("there is not enough memory; a smaller --width takes less")
-    return 0
+    return code
 
 
 # What our lines have beyond ASCII, for a console that cannot show it.
@@ -110,12 +110,19 @@ def _finite(value: Any) -> Any:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
-    commands = parser.add_subparsers(required=True, metavar="data | train | compare | bench")
+    commands = parser.add_subparsers(
+        required=True, metavar="data | train | compare | bench | check"
+    )
 
-    def add(command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(
+        command: Callable[[argparse.Namespace], int | None], text: str, full: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--full", action="store_true", help="all 60,000 images, not the sample")
+        if full:
+            sub.add_argument(
+                "--full", action="store_true", help="all 60,000 images, not the sample"
+            )
         sub.add_argument(
             "--json", action="store_true", help="print JSON, for machines; NaN is null"
         )
@@ -181,7 +188,13 @@ def _parser() -> _Parser:
     )
     bench.add_argument("--widths", type=int, nargs="+", default=[24, 96], help="default: 24 96")
     bench.add_argument("--rounds", type=int, default=5, help="default: 5")
-    for sub in (one, many, bench):
+    check = add(
+        _check,
+        "Check that training works on the device that is there, and say how fast; takes minutes.",
+        full=False,
+    )
+    check.add_argument("--width", type=int, default=96, help="default: 96, the paper's")
+    for sub in (one, many, bench, check):
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
         sub.add_argument(
             "--compiled", action="store_true", help="let torch compile the step, for a large GPU"
@@ -265,17 +278,28 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     device = find_device(arguments.device)
     data = _load(arguments)
-
-    def say(text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
+    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": _say}
     options["compiled"] = arguments.compiled
     sections = ("profile",) if arguments.profile else arguments.sections
     result = bench(data, device, sections, **options)
-    say("")
+    _say("")
     print(json_line(result) if arguments.json else bench_text(result))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from wnlib.lab.checkup import check
+
+    options = {"width": arguments.width, "compiled": arguments.compiled, "say": _say}
+    report = check(arguments.device, **options)
+    _say("")
+    print(json_line(report.json()) if arguments.json else report)
+    return 0 if report.passed else 1
+
+
+def _say(text: str) -> None:
+    """What is being done, on a line of the terminal that the next one takes over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:
