@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from wnlib.lab.forecast import estimate
     from wnlib.lab.plots import plot_running_time, plot_test_error, plot_training_loss, table
-    from wnlib.lab.resume import record, record_epochs
+    from wnlib.lab.resume import record, record_epochs, record_in_turns
     from wnlib.lab.runs import Run, load_runs
 
 __all__ = [
@@ -42,11 +42,13 @@ __all__ = [
     "plot_training_loss",
     "record",
     "record_epochs",
+    "record_in_turns",
     "table",
 ]
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs": "resume"}
+_HOMES |= {"record_in_turns": "resume"}
 _HOMES |= {"check": "checkup", "estimate": "forecast"}
 _HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
 

@@ -34,7 +34,6 @@ from wnlib.train import (
     build,
     evaluate,
     layout,
-    set_rates,
 )
 
 # The largest errors beside fp32 on the CPU: of the loss, of the logits, of each parameter's
@@ -100,9 +99,13 @@ class Place:
         training.step = self.step if self.step and not plain else training.step
         torch.manual_seed(1)
         data_dependent_init_(training.model, self.minibatches[0][0])
-        set_rates(training.optimizer, recipe, 0)
+        _rates(training, recipe.lr_at(0), recipe.beta1_at(0))
         training.model.train()
         return training
+
+
+def _rates(training: Training, lr: float, beta1: float) -> None:
+    training.optimizer.param_groups[0].update(lr=lr, betas=(beta1, 0.999))
 
 
 def _take(training: Training, x: Tensor, y: Tensor) -> Tensor:
@@ -206,7 +209,7 @@ def step_beside_plain(at: Place, norm: Norm) -> str:
     _bound("evaluation in between: loss off by", abs(losses[0] / losses[1] - 1), 0.02)
     for training in both:
         training.model.train()
-        set_rates(training.optimizer, recipe.replace(lr=recipe.lr / 3), recipe.epochs // 2)
+        _rates(training, recipe.lr / 3, recipe.late_beta1)
     take("another rate and β₁", 2)
     ours.optimizer.param_groups[0]["lr"], before = 0.0, _weights(ours)
     _take(ours, *at.minibatches[3])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from wnlib.data import Cifar10, load_cifar10
-from wnlib.init import read_generators, write_generators
 from wnlib.inputs import symmetric
 from wnlib.lab.bench import peak_mb, steps, wait
 from wnlib.lab.resume import provenance
@@ -43,11 +42,13 @@ def _duration(hours: float) -> str:
 @contextmanager
 def generators_kept(device: torch.device) -> Iterator[None]:
     """torch's generators are after it as they were before."""
-    theirs = read_generators(device)
+    modules = [torch] + [getattr(torch, device.type)] * (device.type != "cpu")
+    theirs = [module.get_rng_state() for module in modules]
     try:
         yield
     finally:
-        write_generators(theirs)
+        for module, state in zip(modules, theirs, strict=True):
+            module.set_rng_state(state)
 
 
 def estimate(
