@@ -17,7 +17,7 @@ from wnlib.data import Cifar10, DataError, load_cifar10
 from wnlib.lab.fetch import fetch_cifar10
 from wnlib.lab.grid import Display, end_line, epoch_line, run_grid, share_of_threads
 from wnlib.lab.plans import plan_grid, summarize, summary_text
-from wnlib.lab.resume import out_of_memory, record_epochs
+from wnlib.lab.resume import NO_MEMORY, out_of_memory, record_epochs
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
@@ -51,12 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail("there is not enough memory; a smaller --width takes less")
+        return _fail(NO_MEMORY)
     return code
 
 
 # What our lines have beyond ASCII, for a console that cannot show it.
-_PLAIN = {"−": "-", "–": "-", "±": "+/-", "…": "...", "⁶": "^6", "⁴": "4"}
+_PLAIN = {"−": "-", "–": "-", "±": "+/-", "…": "...", "⁶": "^6", "⁴": "4", "β": "beta", "₁": "1"}
 
 
 def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -32,6 +32,7 @@ from wnlib.train import Row, State, Training, autocast_type
 
 FORMAT = 2  # of a checkpoint; before wnlib 0.3 they had none
 ELSEWHERE = "choose another folder"
+NO_MEMORY = "there is not enough memory; a smaller width takes less. What is recorded stays"
 
 
 class Busy(RunError):
@@ -42,6 +43,17 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
     said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
     return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """A lack of memory is one line, whatever torch has for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise RunError(NO_MEMORY) from None
 
 
 EVERY = 600.0  # seconds between two copies of a run that is kept elsewhere, too
@@ -85,7 +97,8 @@ def record_epochs(
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
         RunError: the folder cannot be read or written, holds another run or a damaged one, or is
-            trained in by another process. What is recorded there stays as it is.
+            trained in by another process; there is not enough memory. What is recorded there stays
+            as it is.
     """
     total = recipe.epochs * (len(data.train_images) // recipe.batch_size)
     with _bar(total, progress) as bar:
@@ -152,7 +165,11 @@ def _epochs(
     if run.state != State.INTERRUPTED and keep is None:
         yield from replay()
         return
-    with _one_at_a_time(folder) as lock, _copied(folder, keep, recipe, data) as after_epoch:
+    with (
+        _memory_told(),
+        _one_at_a_time(folder) as lock,
+        _copied(folder, keep, recipe, data) as after_epoch,
+    ):
         run = _recorded(folder, recipe, data)  # again: until now another process may have trained
         if run.state != State.INTERRUPTED:
             yield from replay()
