@@ -219,8 +219,7 @@ class Training:
 
         steps = len(train_x) // recipe.batch_size
         while self.state is State.INTERRUPTED:
-            start = time.perf_counter()
-            epoch = len(self.rows)
+            start, epoch = time.perf_counter(), len(self.rows)
             set_rates(self.optimizer, recipe, epoch)
             model.train()
             loss_sum = torch.zeros((), device=device)

@@ -175,7 +175,7 @@ def _epochs(
             yield from replay()
             return
         training = Training(recipe, data, device, compiled)
-        _restore(folder, run, training)
+        restore(folder, run, training)
         run.provenance |= provenance(data, training.device) | {"compiled": compiled}
         yield from replay()
         bar.set_description_str(f"{recipe.norm:>7}")
@@ -377,7 +377,7 @@ def _save(path: Path, training: Training) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _restore(folder: Path, run: Run, training: Training) -> None:
+def restore(folder: Path, run: Run, training: Training) -> None:
     """Take run and training to the checkpoint, or to the start where there is none.
 
     The record may be ahead of it or behind, where a synchronized folder kept only part: the
