@@ -187,7 +187,7 @@ class Training:
         keep_memory()
         with self._generators():
             torch.manual_seed(recipe.seed)
-            self.model = build(recipe).to(self.device, memory_format=layout(self.device))
+            self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
         self.optimizer = build_optimizer(recipe, self.model)
         fp16 = autocast_type(self.device) is torch.float16
         self.scaler = GradScaler(self.device.type, enabled=fp16)

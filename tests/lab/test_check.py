@@ -109,9 +109,9 @@ def unmoved(model, optimizer, scaler, x, y):
 
 
 FAULTS = {
-    "frozen dropout": ("noise in a step", lambda: frozen, "variance of the logits off by"),
-    "no noise": ("noise in a step", lambda: quiet, "variance of the logits off by"),
-    "all drawn once": ("noise in a step", lambda: captured, "variance of the logits off by 1"),
+    "frozen dropout": ("noise in a step", lambda: frozen, "variance off by"),
+    "no noise": ("noise in a step", lambda: quiet, "variance off by"),
+    "all drawn once": ("noise in a step", lambda: captured, "variance off by 1"),
     "stuck rate": ("update, wn_mobn", lambda: Stuck("lr"), "another rate and β₁: weights apart by"),
     "stuck β₁": ("update, bn", lambda: Stuck("betas"), "another rate and β₁: weights apart by"),
     "late minibatch": ("update, bn", Late, "second step: "),

@@ -51,7 +51,7 @@ def steps(
     """Training steps as `wnlib.train` takes them, one a `next`, on the images' device."""
     keep_memory()
     device = images.device
-    model = model.to(device, memory_format=layout(device)).train()
+    model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     step = torch.compile(training_step, mode="reduce-overhead") if compiled else training_step
