@@ -255,10 +255,11 @@ def test_estimate_counts_steps_and_epochs():
     # 500 steps an epoch, and evaluation, which takes less.
     steps = found.ms_per_step / 1e3 * 500 * 10 * 2 / 3600
     assert steps < found.hours < 3 * steps
+    assert found.images_per_second == pytest.approx(100 / (found.ms_per_step / 1e3))
     assert found.card == "cpu"
     assert found.precision in ("bfloat16", "float32")
     said = repr(found)
-    assert "2 runs of 10 epochs, width 2, on 50,000 images take about" in said
+    assert "2 runs of 10 epochs, width 2, on 50,000 images: about" in said
     assert "an estimate" in said
     assert "\n" not in said
 
@@ -272,8 +273,8 @@ def test_estimate_for_the_sample_is_shorter(sample):
 
 
 @pytest.mark.parametrize(
-    ("hours", "said"), [(0.001, "1 minutes"), (0.5, "30 minutes"), (3, "3.0 h")]
+    ("hours", "said"), [(0.001, "1 minute,"), (0.5, "30 minutes"), (3, "3.0 hours")]
 )
 def test_hours_are_told_as_people_do(hours, said):
-    found = forecast.Estimate("cpu", "float32", 1.0, hours, None, "1 run")
+    found = forecast.Estimate("cpu", "float32", 1.0, 1.0, hours, None, "1 run")
     assert f"about {said}" in repr(found)

@@ -23,6 +23,7 @@ class Estimate:
     card: str  #: the device's name
     precision: str  #: that convolutions run in
     ms_per_step: float  #: milliseconds, mean of the configurations
+    images_per_second: float  #: in training, likewise
     hours: float  #: that all the runs take, evaluation included
     peak_mb: float | None  #: of the device's memory, or of this process's; None if unknown
     what: str  #: the runs, in words
@@ -30,13 +31,15 @@ class Estimate:
     def __repr__(self) -> str:
         memory = "" if self.peak_mb is None else f", {self.peak_mb:.0f} MB at most"
         return (
-            f"{self.card}, {self.precision}: {self.ms_per_step:.1f} ms a step{memory}. {self.what} "
-            f"take about {_duration(self.hours)}: an estimate, from a few steps on this device."
+            f"{self.card}, {self.precision}: {self.ms_per_step:.1f} ms a step, "
+            f"{self.images_per_second:.0f} images a second{memory}. {self.what}: about "
+            f"{_duration(self.hours)}, an estimate from a few steps on this device."
         )
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    minutes = max(1, round(60 * hours))
+    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes} minute{'s' * (minutes > 1)}"
 
 
 @contextmanager
@@ -105,6 +108,7 @@ def estimate(
         how["device"],
         how["precision"],
         1e3 * sum(taken) / len(norms),
+        batch * len(norms) / sum(taken),
         epoch * recipe.epochs / 3600,
         memory,
         f"{runs}{recipe.width}, on {trained:,} images",
