@@ -55,7 +55,7 @@ def check(
     compiled: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> Report:
-    """Check that training works on this device, in a minute or two and without a download.
+    """Check that training works on this device, in a few minutes and without a download.
 
     Args:
         device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
