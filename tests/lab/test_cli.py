@@ -358,17 +358,22 @@ def test_what_takes_minutes_to_say_prints_in_any_encoding(encoding):
     assert "\\" not in said, "nothing had to be spelled out"
 
 
-def test_record_s_failures_are_one_line(tmp_path):
-    """A folder that cannot be written, in a console that cannot show its name."""
-    (tmp_path / "日").write_text("in the way")
-    argv = ["exp", "--jobs", "0", "--out", tmp_path / "日"]
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["exp", "--jobs", "0", "--out", "日"], "jobs is a whole number from 1 up, not 0"),
+        (["exp", "--out", ""], "argument --out: it is empty (see --help)"),
+        (["dance"], "argument name: invalid choice: 'dance' (choose from"),
+    ],
+)
+def test_record_s_failures_are_one_line(argv, said, tmp_path):
+    """In a console that cannot show everything."""
     tool = Path(wnlib.__file__).parents[1] / "tools" / "record.py"
-    done = subprocess.run(
-        [sys.executable, tool, *argv],
-        env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "record: jobs is a whole number from 1 up, not 0\n"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(tool.parents[1])}
+    command = [sys.executable, tool, *argv]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"record: {said}")
 
 
 NO_HOME = """

@@ -24,7 +24,7 @@ from wnlib.recipe import Recipe
 from wnlib.train import find_device
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -108,8 +108,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
+def _parser() -> Parser:
+    parser = Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
     commands = parser.add_subparsers(
         required=True, metavar="data | train | compare | bench | check"
     )
@@ -148,7 +148,9 @@ def _parser() -> _Parser:
     one.add_argument("--lr", type=float, help="default: the recipe's")
     one.add_argument("--scale", choices=scales, default="linear", help="WN's g or e^s")
     one.add_argument("--seed", type=int, default=0, help="default: 0")
-    one.add_argument("--out", type=_folder, help="the run's folder; default: named by the above")
+    one.add_argument(
+        "--out", type=folder_name, help="the run's folder; default: named by the above"
+    )
     for flag, kind, default, text in (
         ("--norms", _list_of(tuple(Norm)), tuple(Norm), "default: all five"),
         ("--recipes", _list_of(recipes), ("paper",), "paper (default), report"),
@@ -159,7 +161,7 @@ def _parser() -> _Parser:
         many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
     many.add_argument(
         "--out",
-        type=_folder,
+        type=folder_name,
         help="folder of the runs, one folder each; with --cluster, one that all workers see; "
         "default: named by the above",
     )
@@ -334,7 +336,8 @@ def _some(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
+def folder_name(text: str) -> Path:
+    """The type of an argument that is a folder."""
     return Path(_some(text))
 
 
