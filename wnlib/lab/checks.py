@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.init import data_dependent_init_
 from wnlib.inputs import prepare
-from wnlib.lab.bench import wait
+from wnlib.lab.bench import peak_mb, wait
 from wnlib.lab.forecast import estimate
 from wnlib.lab.resume import record_epochs, restore
 from wnlib.lab.runs import Run
@@ -93,8 +93,8 @@ class Place:
         torch.compiler.reset()  # only so many compiled steps are kept
         training = Training(recipe, self.data, self.device.type, self.compiled and not plain)
         training.step = self.step if self.step and not plain else training.step
-        fp16 = training.scaler.is_enabled()
-        training.scaler = GradScaler(self.device.type, init_scale=SCALE, enabled=fp16)
+        options = {"init_scale": SCALE, "enabled": training.scaler.is_enabled()}
+        training.scaler = GradScaler(self.device.type, **options)
         torch.manual_seed(1)
         data_dependent_init_(training.model, self.minibatches[0][0])
         _rates(training, recipe.lr_at(0), recipe.beta1_at(0))
@@ -332,26 +332,17 @@ def stop_and_resume(at: Place) -> str:
 
 
 def memory_is_flat(at: Place) -> str:
-    """After the first two epochs of four."""
+    """After the first two epochs of four: what is allocated on a GPU, a process's peak on a CPU."""
+    readers = {"cuda": torch.cuda.memory_allocated, "mps": torch.mps.current_allocated_memory}
     used = []
     for _ in at.training(at.recipe()).epochs():
         wait(at.device)
-        used.append(_memory(at.device))
+        read = readers.get(at.device.type)
+        used.append(read() / 1e6 if read else peak_mb())
+    if used[-1] is None:
+        raise NotHere("nothing tells here what memory a process has")
     growth = _bound("grown by", max(used[-1] / used[1] - 1, 0.0), 0.05)
     return f"{used[-1]:.0f} MB, {growth}"
-
-
-def _memory(device: torch.device) -> float:
-    """In MB: what is allocated on a GPU; all that this process has, on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated() / 1e6
-    if device.type == "mps":
-        return torch.mps.current_allocated_memory() / 1e6
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        raise NotHere("nothing tells here what memory a process has") from None
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if "VmRSS" in line)
 
 
 def speed(at: Place) -> str:
