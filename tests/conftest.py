@@ -71,11 +71,13 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch):
-    """A machine with a GPU runs these tests as any other does."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+@pytest.fixture(autouse=True)
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Tests that are not of the device: a machine with a GPU runs them as any other does."""
+    if request.node.get_closest_marker("device") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that they start
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +119,7 @@ def javascript():
         return json.loads(done.stdout)
 
     return call
+
+
+def pytest_configure(config: pytest.Config):
+    config.addinivalue_line("markers", "device: on the best device there is, not only on the CPU")

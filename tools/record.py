@@ -6,7 +6,6 @@ Without a name, the names there are. Whatever was stopped goes on; what is there
 The chapters load book/runs and book/records; by default this writes to runs/ and leaves them alone.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 from wnlib import Norm
 from wnlib.data import DataError
 from wnlib.lab import Run, fetch_cifar10
-from wnlib.lab.cli import speak_plainly
+from wnlib.lab.cli import Parser, folder_name, speak_plainly
 from wnlib.lab.grid import Display, run_grid, share_of_threads
 from wnlib.lab.plans import Plan, plan_grid
 from wnlib.lab.runs import RunError
@@ -228,11 +227,11 @@ def record(name: str, out: Path, jobs: int) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on standard error."""
     speak_plainly()
-    parser = argparse.ArgumentParser(description="Record again what the chapters load.")
+    parser = Parser(prog="record", description="Record again what the chapters load.")
     names = [*EXPERIMENTS, *BEYOND]
     parser.add_argument("name", nargs="?", choices=names, help="without: the names")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side; default: 2")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="default: runs")
+    parser.add_argument("--out", type=folder_name, default=Path("runs"), help="default: runs")
     arguments = parser.parse_args(argv)
     if arguments.name is None:
         what = {name: f.__doc__ for name, f in EXPERIMENTS.items()} | BEYOND

@@ -87,6 +87,11 @@ def autocast_type(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def layout(device: torch.device) -> torch.memory_format:
+    """Channels last; not on Apple's GPU, where batch norm then has wrong gradients."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def build(recipe: Recipe) -> ConvPoolCNNC:
     """The recipe's network, its weights drawn from torch's generator."""
     noise = {"gaussian": GaussianNoise, "uniform": UniformNoise}[recipe.noise](recipe.sigma)
@@ -182,7 +187,7 @@ class Training:
         keep_memory()
         with self._generators():
             torch.manual_seed(recipe.seed)
-            self.model = build(recipe).to(self.device, memory_format=torch.channels_last)
+            self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
         self.optimizer = build_optimizer(recipe, self.model)
         fp16 = autocast_type(self.device) is torch.float16
         self.scaler = GradScaler(self.device.type, enabled=fp16)
@@ -204,7 +209,8 @@ class Training:
         recipe, device, model = self.recipe, self.device, self.model
         if self.state is not State.INTERRUPTED:
             return
-        train_x, test_x = (x.to(device) for x in prepare(self.data, recipe.inputs))
+        inputs = prepare(self.data, recipe.inputs)
+        train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
         train_y, test_y = self.data.train_labels.to(device), self.data.test_labels.to(device)
         if recipe.init_images and not self.rows:
             with self._generators():
@@ -213,8 +219,7 @@ class Training:
 
         steps = len(train_x) // recipe.batch_size
         while self.state is State.INTERRUPTED:
-            start = time.perf_counter()
-            epoch = len(self.rows)
+            start, epoch = time.perf_counter(), len(self.rows)
             set_rates(self.optimizer, recipe, epoch)
             model.train()
             loss_sum = torch.zeros((), device=device)

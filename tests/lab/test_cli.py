@@ -11,16 +11,19 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wnlib
 from wnlib import Norm
 from wnlib.lab import Run
 from wnlib.lab import cli as __main__
-from wnlib.lab.cli import json_line, main, out_of_memory
+from wnlib.lab.cli import json_line, main
+from wnlib.lab.resume import NO_MEMORY, out_of_memory
 
 # The report's recipe does not whiten, which saves seconds.
 SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]
@@ -61,6 +64,12 @@ def fails(capsys, *argv):
         (["bench", "--widths", "0"], "widths"),
         (["train", "wn", "--out", ""], "it is empty"),
         (["compare", "--out", " "], "it is empty"),
+        (["compare", "--norms", ""], "'' is not one of none, wn"),
+        (["compare", "--recipes", "paper,"], "'' is not one of paper, report"),
+        (["compare", "--lrs", ""], "'' is not numbers with commas"),
+        (["train", ""], "norm"),
+        (["train", "wn", "--width", ""], "width"),
+        (["bench", ""], "'' is not one of steps"),
         (["compare", "--cluster", ""], "it is empty"),
         (["compare", "--cluster", "tls://127.0.0.1:9"], "address is tcp://HOST:PORT, not tls://"),
         (["compare", "--cluster", "tcp://127.0.0.1:9"], "no Dask scheduler answers at tcp://127"),
@@ -317,6 +326,56 @@ def test_every_command_prints_in_any_encoding(tmp_path, encoding):
     assert ("2^64 - 1" if lacks else "2⁶⁴ − 1") in said["refused"]
 
 
+SPOKEN = """
+import json, sys
+sys.path[:0] = ["tools"]
+import record
+from wnlib.lab.bench import bench_text
+from wnlib.lab.checks import APART, _bound
+from wnlib.lab.cli import speak_plainly
+speak_plainly()
+print(bench_text(json.load(open("book/records/bench.json"))))
+try:
+    _bound("another rate and β₁: weights apart by", 1, APART)
+except Exception as error:
+    print(error)
+record.main([])
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_takes_minutes_to_say_prints_in_any_encoding(encoding):
+    """A benchmark's tables, a check's failure, and the experiments that can be recorded."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    root = Path(wnlib.__file__).parents[1]
+    command = [sys.executable, "-c", SPOKEN]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    said = done.stdout.decode(encoding)
+    assert "Milliseconds a step" in said
+    assert "another rate and beta1: weights apart by 1;" in said
+    assert "The five configurations, 20 epochs" in said
+    assert "\\" not in said, "nothing had to be spelled out"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["exp", "--jobs", "0", "--out", "日"], "jobs is a whole number from 1 up, not 0"),
+        (["exp", "--out", ""], "argument --out: it is empty (see --help)"),
+        (["dance"], "argument name: invalid choice: 'dance' (choose from"),
+    ],
+)
+def test_record_s_failures_are_one_line(argv, said, tmp_path):
+    """In a console that cannot show everything."""
+    tool = Path(wnlib.__file__).parents[1] / "tools" / "record.py"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(tool.parents[1])}
+    command = [sys.executable, tool, *argv]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"record: {said}")
+
+
 NO_HOME = """
 import os, sys
 sys.modules["pwd"] = None
@@ -347,7 +406,7 @@ def test_closed_and_full_outputs(tmp_path):
 def test_out_of_memory_is_one_line_and_leaves_no_folder(capsys, tmp_path):
     argv = ["train", "wn", "--width", "100000", "--recipe", "report", "--device", "cpu"]
     said = fails(capsys, *argv, "--out", tmp_path / "a" / "b")
-    assert said == "wnlib: there is not enough memory; a smaller --width takes less\n"
+    assert said == f"wnlib: {NO_MEMORY}\n"
     assert list(tmp_path.iterdir()) == []
     assert out_of_memory(MemoryError())
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))

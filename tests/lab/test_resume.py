@@ -15,7 +15,7 @@ from training import altered, contents, refused, saved, small, timeless
 
 import wnlib
 from wnlib import Norm, Training, train
-from wnlib.lab import Run, record, record_epochs, resume
+from wnlib.lab import Run, load_runs, record, record_epochs, record_in_turns, resume
 from wnlib.lab.runs import RunError
 from wnlib.train import State
 
@@ -321,3 +321,98 @@ def test_commit_is_of_the_package_and_says_dirty(tmp_path):
     resume._commit.cache_clear()
     assert resume._commit(tmp_path) == f"{commit}-dirty"
     resume._commit.cache_clear()
+
+
+# --- a second folder that outlives the first
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """A copy after each epoch."""
+    monkeypatch.setattr(resume, "EVERY", 0)
+
+
+def test_copy_is_made_in_the_end_and_comes_back(tiny, tmp_path, whole):
+    local, kept = tmp_path / "local", tmp_path / "drive"
+    rows = record_epochs(small(), tiny, local, device="cpu", keep=kept)
+    next(rows), next(rows)
+    assert not kept.exists(), "ten minutes are not over"
+    rows.close()
+    assert contents(kept) == contents(local)
+    shutil.rmtree(local)  # the session is over
+    run = record(small(), tiny, local, device="cpu", keep=kept)
+    assert timeless(run.rows) == timeless(whole)
+    assert sorted(contents(kept)) == FILES
+    assert contents(kept) == contents(local)
+
+
+@pytest.mark.usefixtures("often")
+def test_copy_is_made_when_it_is_time(tiny, tmp_path, whole):
+    rows = record_epochs(small(), tiny, tmp_path / "local", device="cpu", keep=tmp_path / "drive")
+    for count in (1, 2):
+        next(rows)
+        assert len(Run.load(tmp_path / "drive").rows) == count
+    del rows  # killed, say: the local disk is gone
+    gc.collect()
+    shutil.rmtree(tmp_path / "local")
+    run = record(small(), tiny, tmp_path / "local", device="cpu", keep=str(tmp_path / "drive"))
+    assert timeless(run.rows) == timeless(whole)
+
+
+def test_ended_run_comes_back_and_is_copied(tiny, tmp_path, whole):
+    local, kept = tmp_path / "local", tmp_path / "drive"
+    record(small(), tiny, local, device="cpu")
+    assert timeless(record(small(), tiny, local, keep=kept).rows) == timeless(whole)
+    assert contents(kept) == contents(local)
+    shutil.rmtree(local)
+    assert timeless(record_epochs(small(), tiny, local, keep=kept)) == timeless(whole)
+    assert sorted(contents(local)) == FILES
+
+
+def test_copy_of_another_run_is_refused(tiny, stopped, tmp_path):
+    with pytest.raises(RunError, match=r"run holds another run \(seed 0, not 1\); choose another"):
+        record(small(seed=1), tiny, tmp_path / "local", device="cpu", keep=stopped)
+    assert not (tmp_path / "local").exists()
+
+
+@pytest.mark.usefixtures("often")
+def test_copy_that_cannot_be_written_stops_nothing(tiny, tmp_path, whole, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "checkpoint.pt").mkdir()  # nothing can be put in its place
+    run = record(small(), tiny, tmp_path / "run", device="cpu", keep=tmp_path / "full")
+    assert timeless(run.rows) == timeless(whole)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert "Is a directory; training goes on, without that copy" in said[0]
+
+
+# --- several, by turns
+
+FIVE = [small(norm) for norm in Norm]
+
+
+def test_configurations_take_turns_and_go_on(tiny, tmp_path, whole, capsys):
+    options = {"device": "cpu", "keep": tmp_path / "drive", "progress": True}
+    turns = record_in_turns(FIVE, tiny, tmp_path / "local", **options)
+    seen = [next(turns) for _ in range(7)]
+    turns.close()
+    assert [(recipe.norm, row.epoch) for recipe, row in seen] == [
+        *((norm, 1) for norm in Norm), (Norm.NONE, 2), (Norm.WN, 2),
+    ]  # fmt: skip
+    assert [len(Run.load(tmp_path / "drive" / n).rows) for n in Norm] == [2, 2, 1, 1, 1]
+    shutil.rmtree(tmp_path / "local")
+    capsys.readouterr()
+    seen = list(record_in_turns(FIVE, tiny, tmp_path / "local", **options))
+    assert [row.epoch for _, row in seen] == [epoch for epoch in (1, 2, 3, 4) for _ in FIVE]
+    assert timeless(row for recipe, row in seen if recipe.norm == "wn") == timeless(whole)
+    assert {run.state for run in load_runs(tmp_path / "local")} == {State.FINISHED}
+    assert "/80 " in capsys.readouterr().err
+    assert [row for _, row in record_in_turns(FIVE, tiny, tmp_path / "local")] == [
+        row for _, row in seen
+    ]
+
+
+def test_one_that_diverges_leaves_the_turns_to_the_others(tiny, tmp_path):
+    recipes = [small("none", lr=1e20), small("wn", epochs=2)]
+    seen = [r.norm for r, _ in record_in_turns(recipes, tiny, tmp_path, device="cpu")]
+    assert seen == ["none", "wn", "wn"]

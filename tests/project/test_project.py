@@ -433,7 +433,8 @@ def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
             wnlib.lab,
             {
                 *("Run", "load_runs", "table", *widgets.__all__),
-                *("fetch_cifar10", "record", "record_epochs"),
+                *("fetch_cifar10", "record", "record_epochs", "record_in_turns"),
+                *("check", "estimate"),
                 *("plot_training_loss", "plot_test_error", "plot_running_time"),
             },
         ),

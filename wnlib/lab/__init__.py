@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wnlib.lab.checkup import check
     from wnlib.lab.fetch import fetch_cifar10
     from wnlib.lab.figures import (
         Activations,
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
         Smoothing,
         Whitening,
     )
+    from wnlib.lab.forecast import estimate
     from wnlib.lab.plots import plot_running_time, plot_test_error, plot_training_loss, table
-    from wnlib.lab.resume import record, record_epochs
+    from wnlib.lab.resume import record, record_epochs, record_in_turns
     from wnlib.lab.runs import Run, load_runs
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "Run",
     "Smoothing",
     "Whitening",
+    "check",
+    "estimate",
     "fetch_cifar10",
     "load_runs",
     "plot_running_time",
@@ -44,11 +48,14 @@ __all__ = [
     "plot_training_loss",
     "record",
     "record_epochs",
+    "record_in_turns",
     "table",
 ]
 
 # Imported when they are first used: matplotlib and the widgets take longer than all of wnlib.
 _HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs": "resume"}
+_HOMES |= {"record_in_turns": "resume"}
+_HOMES |= {"check": "checkup", "estimate": "forecast"}
 _HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
 
 

@@ -1,4 +1,4 @@
-"""The command line: python -m wnlib data | train | compare | bench."""
+"""The command line: python -m wnlib data | train | compare | bench | check."""
 
 import argparse
 import codecs
@@ -17,14 +17,14 @@ from wnlib.data import Cifar10, DataError, load_cifar10
 from wnlib.lab.fetch import fetch_cifar10
 from wnlib.lab.grid import Display, end_line, epoch_line, run_grid, share_of_threads
 from wnlib.lab.plans import plan_grid, summarize, summary_text
-from wnlib.lab.resume import record_epochs
+from wnlib.lab.resume import NO_MEMORY, out_of_memory, record_epochs
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
 from wnlib.train import find_device
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -32,12 +32,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, or 2 with one line on standard error."""
+    """Run one command; return the exit code: 0, 1 if a check failed, 2 with a line on stderr."""
     speak_plainly()
     arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    command: Callable[[argparse.Namespace], int | None] = arguments.command
     try:
-        command(arguments)
+        code = command(arguments) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         goes_on = command in (_train, _compare)
@@ -51,18 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail("there is not enough memory; a smaller --width takes less")
-    return 0
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
-    said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
-    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
+        return _fail(NO_MEMORY)
+    return code
 
 
 # What our lines have beyond ASCII, for a console that cannot show it.
-_PLAIN = {"−": "-", "–": "-", "±": "+/-", "…": "...", "⁶": "^6", "⁴": "4"}
+_PLAIN = {"−": "-", "–": "-", "±": "+/-", "…": "...", "⁶": "^6", "⁴": "4", "β": "beta", "₁": "1"}
 
 
 def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -114,14 +108,21 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
-    commands = parser.add_subparsers(required=True, metavar="data | train | compare | bench")
+def _parser() -> Parser:
+    parser = Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
+    commands = parser.add_subparsers(
+        required=True, metavar="data | train | compare | bench | check"
+    )
 
-    def add(command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(
+        command: Callable[[argparse.Namespace], int | None], text: str, full: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--full", action="store_true", help="all 60,000 images, not the sample")
+        if full:
+            sub.add_argument(
+                "--full", action="store_true", help="all 60,000 images, not the sample"
+            )
         sub.add_argument(
             "--json", action="store_true", help="print JSON, for machines; NaN is null"
         )
@@ -147,7 +148,9 @@ def _parser() -> _Parser:
     one.add_argument("--lr", type=float, help="default: the recipe's")
     one.add_argument("--scale", choices=scales, default="linear", help="WN's g or e^s")
     one.add_argument("--seed", type=int, default=0, help="default: 0")
-    one.add_argument("--out", type=_folder, help="the run's folder; default: named by the above")
+    one.add_argument(
+        "--out", type=folder_name, help="the run's folder; default: named by the above"
+    )
     for flag, kind, default, text in (
         ("--norms", _list_of(tuple(Norm)), tuple(Norm), "default: all five"),
         ("--recipes", _list_of(recipes), ("paper",), "paper (default), report"),
@@ -158,7 +161,7 @@ def _parser() -> _Parser:
         many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
     many.add_argument(
         "--out",
-        type=_folder,
+        type=folder_name,
         help="folder of the runs, one folder each; with --cluster, one that all workers see; "
         "default: named by the above",
     )
@@ -187,7 +190,13 @@ def _parser() -> _Parser:
     )
     bench.add_argument("--widths", type=int, nargs="+", default=[24, 96], help="default: 24 96")
     bench.add_argument("--rounds", type=int, default=5, help="default: 5")
-    for sub in (one, many, bench):
+    check = add(
+        _check,
+        "Check that training works on the device that is there, and say how fast; takes minutes.",
+        full=False,
+    )
+    check.add_argument("--width", type=int, default=96, help="default: 96, the paper's")
+    for sub in (one, many, bench, check):
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
         sub.add_argument(
             "--compiled", action="store_true", help="let torch compile the step, for a large GPU"
@@ -271,17 +280,28 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     device = find_device(arguments.device)
     data = _load(arguments)
-
-    def say(text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": say}
+    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": _say}
     options["compiled"] = arguments.compiled
     sections = ("profile",) if arguments.profile else arguments.sections
     result = bench(data, device, sections, **options)
-    say("")
+    _say("")
     print(json_line(result) if arguments.json else bench_text(result))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from wnlib.lab.checkup import check
+
+    options = {"width": arguments.width, "compiled": arguments.compiled, "say": _say}
+    report = check(arguments.device, **options)
+    _say("")
+    print(json_line(report.json()) if arguments.json else report)
+    return 0 if report.passed else 1
+
+
+def _say(text: str) -> None:
+    """What is being done, on a line of the terminal that the next one takes over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:
@@ -316,7 +336,8 @@ def _some(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
+def folder_name(text: str) -> Path:
+    """The type of an argument that is a folder."""
     return Path(_some(text))
 
 

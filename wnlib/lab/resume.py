@@ -7,10 +7,13 @@ training is at work ``lock``, so that there is one at a time.
 import dataclasses
 import json
 import math
+import re
 import subprocess
+import sys
+import time
 import weakref
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -29,23 +32,35 @@ from wnlib.train import Row, State, Training, autocast_type
 
 FORMAT = 2  # of a checkpoint; before wnlib 0.3 they had none
 ELSEWHERE = "choose another folder"
+NO_MEMORY = "there is not enough memory; a smaller width takes less. What is recorded stays"
 
 
 class Busy(RunError):
     """Another process trains in the folder."""
 
 
-def record(
-    recipe: Recipe,
-    data: Cifar10,
-    folder: Path | str,
-    *,
-    device: str = "auto",
-    compiled: bool = False,
-    progress: bool = False,
-) -> Run:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
+    said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
+    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """A lack of memory is one line, whatever torch has for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise RunError(NO_MEMORY) from None
+
+
+EVERY = 600.0  # seconds between two copies of a run that is kept elsewhere, too
+
+
+def record(recipe: Recipe, data: Cifar10, folder: Path | str, **options: Any) -> Run:
     """Train one network to its end and record it; the arguments are those of `record_epochs`."""
-    options: dict[str, Any] = {"device": device, "compiled": compiled, "progress": progress}
     for _ in record_epochs(recipe, data, folder, **options):
         pass
     return Run.load(folder)
@@ -59,6 +74,7 @@ def record_epochs(
     device: str = "auto",
     compiled: bool = False,
     progress: bool = False,
+    keep: Path | str | None = None,
 ) -> Generator[Row, None, None]:
     """Train one network and record it after every epoch; a generator of its rows.
 
@@ -75,43 +91,153 @@ def record_epochs(
         device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
         compiled: let torch compile the step, which pays on a large GPU.
         progress: show a bar on standard error.
+        keep: a second folder, on a slow or precious disk: the run is copied to it every ten minutes
+            and in the end, and comes back from it where the first one is behind or gone.
 
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
         RunError: the folder cannot be read or written, holds another run or a damaged one, or is
-            trained in by another process. What is recorded there stays as it is.
+            trained in by another process; there is not enough memory. What is recorded there stays
+            as it is.
     """
-    folder = Path(folder)
+    total = recipe.epochs * (len(data.train_images) // recipe.batch_size)
+    with _bar(total, progress) as bar:
+        copy = Path(keep) if keep else None
+        yield from _epochs(recipe, data, Path(folder), device, compiled, copy, bar)
+
+
+def record_in_turns(
+    recipes: Iterable[Recipe],
+    data: Cifar10,
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = False,
+    keep: Path | str | None = None,
+) -> Generator[tuple[Recipe, Row], None, None]:
+    """Train several configurations, an epoch each in turn; a generator of recipes and rows.
+
+    Stopped anywhere, all of them have come as far, and the same call goes on. Each has its folder,
+    named by its configuration, below `folder` and `keep`. The arguments are otherwise those of
+    `record_epochs`, and so is what is raised.
+    """
+    turns: dict[Recipe, Generator[Row, None, None]] = {}
+    recipes = list(recipes)
+    steps = {recipe: len(data.train_images) // recipe.batch_size for recipe in recipes}
+    with _bar(sum(r.epochs * steps[r] for r in recipes), progress) as bar, ExitStack() as stack:
+        for recipe in recipes:
+            where, copy = Path(folder) / recipe.norm, Path(keep) / recipe.norm if keep else None
+            turns[recipe] = _epochs(recipe, data, where, device, compiled, copy, bar)
+            stack.callback(turns[recipe].close)
+        while turns:
+            for recipe, rows in list(turns.items()):
+                row = next(rows, None)
+                if row is None:
+                    del turns[recipe]
+                else:
+                    yield recipe, row
+
+
+def _bar(total: int, shown: bool) -> tqdm:
+    """Of steps; in a notebook it moves every other second, so that the page stays quick."""
+    often = 0.1 if sys.stderr.isatty() else 2.0
+    return tqdm(total=total, disable=not shown, unit="step", mininterval=often, dynamic_ncols=True)
+
+
+def _epochs(
+    recipe: Recipe,
+    data: Cifar10,
+    folder: Path,
+    device: str,
+    compiled: bool,
+    keep: Path | None,
+    bar: tqdm,
+) -> Generator[Row, None, None]:
+    def replay() -> Iterator[Row]:
+        if not bar.disable:  # else it has no beginning
+            count = len(run.rows) * (len(data.train_images) // recipe.batch_size)
+            bar.initial += count
+            bar.update(count)
+        yield from run.rows
+
     run = _recorded(folder, recipe, data)
-    if run.state != State.INTERRUPTED:
-        yield from run.rows
+    if run.state != State.INTERRUPTED and keep is None:
+        yield from replay()
         return
-    with _one_at_a_time(folder) as lock:
+    with (
+        _memory_told(),
+        _one_at_a_time(folder) as lock,
+        _copied(folder, keep, recipe, data) as after_epoch,
+    ):
         run = _recorded(folder, recipe, data)  # again: until now another process may have trained
+        if run.state != State.INTERRUPTED:
+            yield from replay()
+            return
         training = Training(recipe, data, device, compiled)
-        _restore(folder, run, training)
+        restore(folder, run, training)
         run.provenance |= provenance(data, training.device) | {"compiled": compiled}
-        yield from run.rows
-        steps = len(data.train_images) // recipe.batch_size
-        with tqdm(
-            desc=f"{recipe.norm:>7}",
-            total=recipe.epochs * steps,
-            initial=len(run.rows) * steps,
-            disable=not progress,
-            unit="step",
-            dynamic_ncols=True,
-        ) as bar:
-            for row in training.epochs(bar.update):
-                run.rows, run.state = training.rows, training.state
-                run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
-                if lock not in _held.values():
-                    raise RunError(f"a later training goes on in {folder}; this one gave way to it")
-                # The checkpoint first: killed in between, the record is behind, and catches up.
-                _save(folder / "checkpoint.pt", training)
-                run.save(folder)
-                error = f"test error {100 * row.test_error:.2f} %"
-                bar.set_postfix_str(run.outcome if run.state == State.DIVERGED else error)
-                yield row
+        yield from replay()
+        bar.set_description_str(f"{recipe.norm:>7}")
+        for row in training.epochs(bar.update):
+            run.rows, run.state = training.rows, training.state
+            run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
+            if lock not in _held.values():
+                raise RunError(f"a later training goes on in {folder}; this one gave way to it")
+            # The checkpoint first: killed in between, the record is behind, and catches up.
+            _save(folder / "checkpoint.pt", training)
+            run.save(folder)
+            after_epoch()
+            error = f"test error {100 * row.test_error:.2f} %"
+            bar.set_postfix_str(run.outcome if run.state == State.DIVERGED else error)
+            yield row
+            bar.set_description_str(f"{recipe.norm:>7}")
+
+
+@contextmanager
+def _copied(
+    folder: Path, keep: Path | None, recipe: Recipe, data: Cifar10
+) -> Iterator[Callable[[], None]]:
+    """What is called inside after an epoch copies the run if it is time; in the end, in any case.
+
+    A copy that has come further is brought back first. One that cannot be written stops nothing.
+
+    Raises:
+        RunError: the copy is of another run, or damaged.
+    """
+    if keep is None:
+        yield lambda: None
+        return
+    here, there = (len(_recorded(each, recipe, data).rows) for each in (folder, keep))
+    if there > here:
+        _copy(keep, folder)
+    last, behind = time.monotonic(), here > there
+
+    def copy() -> None:
+        nonlocal last, behind
+        last, behind = time.monotonic(), False
+        try:
+            _copy(folder, keep)
+        except (RunError, OSError) as error:
+            print(f"{error}; training goes on, without that copy", file=sys.stderr)
+
+    def after_epoch() -> None:
+        nonlocal behind
+        behind = True
+        if time.monotonic() - last >= EVERY:
+            copy()
+
+    try:
+        yield after_epoch
+    finally:
+        if behind:
+            copy()
+
+
+def _copy(source: Path, target: Path) -> None:
+    for name in ("checkpoint.pt", "history.csv", "run.json"):  # in the order of `_epochs`
+        if (source / name).exists():
+            write_whole(target / name, (source / name).read_bytes())
 
 
 def provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
@@ -251,7 +377,7 @@ def _save(path: Path, training: Training) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _restore(folder: Path, run: Run, training: Training) -> None:
+def restore(folder: Path, run: Run, training: Training) -> None:
     """Take run and training to the checkpoint, or to the start where there is none.
 
     The record may be ahead of it or behind, where a synchronized folder kept only part: the
