@@ -22,7 +22,6 @@ from torch.nn.utils import parametrizations
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from wnlib._cpu import keep_memory
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.inputs import ZCA, symmetric
 from wnlib.lab import baseline
@@ -49,7 +48,6 @@ def steps(
     model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False
 ) -> Iterator[None]:
     """Training steps as `wnlib.train` takes them, one a `next`, on the images' device."""
-    keep_memory()
     device = images.device
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(recipe, model)
@@ -111,7 +109,7 @@ def compare_steps(
 ) -> dict[str, float]:
     """A full step with weight norm, beside that of the usual script; images a second of each.
 
-    Both in this process, so the memory that `keep_memory` keeps is there for both.
+    Both in this process, so the memory that the lab keeps is there for both.
     """
     recipe = Recipe.paper(Norm.WN).replace(width=width)
     ways = {

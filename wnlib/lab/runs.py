@@ -32,6 +32,9 @@ PAPER = dict(zip(Norm, (0.0843, 0.0846, 0.0852, 0.0805, 0.0731), strict=True))
 REPORT = dict(zip(Norm, (0.1904, 0.1788, 0.1921, 0.1917, 0.1833), strict=True))
 
 
+_PAPER = Recipe.paper(Norm.WN)
+
+
 class RunError(RuntimeError):
     """A record cannot be read, written or gone on with; one line says why and what to do."""
 
@@ -141,7 +144,7 @@ class Run:
         if type(schema) is not int or schema != SCHEMA:
             raise RunError(f"{path} has schema {short(schema)}; this wnlib reads {SCHEMA}")
         try:
-            run = cls(Recipe(**content.pop("recipe")))
+            run = cls(_recipe(content.pop("recipe")))
             outcome, run.source = content.pop("state"), content.pop("source")
             if not (isinstance(run.source, str) and run.source.isprintable() and run.source):
                 raise ValueError(f"source is a short name, not {short(run.source)}")
@@ -163,6 +166,15 @@ class Run:
         raise RunError(
             f"{path} says {short(outcome)}, but history.csv has {epochs} of {whole} epochs"
         )
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    """From JSON, where a number may have come as text."""
+    for name in dict(values).keys() & vars(_PAPER).keys() - {"norm"}:
+        value, kind = values[name], type(getattr(_PAPER, name))
+        if type(value) is not kind and (type(value), kind) != (int, float):
+            raise ValueError(f"{name} is of type {kind.__name__}, not {short(value)}")
+    return Recipe(**values)
 
 
 def write_whole(path: Path, content: bytes) -> None:
