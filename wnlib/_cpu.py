@@ -49,9 +49,9 @@ class _Centre(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-        mean = _channel_mean(grad)
-        return shift(grad, -mean), mean * (grad.numel() // grad.shape[1])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        mean = _channel_mean(grads[0])
+        return shift(grads[0], -mean), mean * (grads[0].numel() // grads[0].shape[1])
 
 
 def _channel_mean(t: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from io import BytesIO
@@ -75,7 +74,7 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
     """
     if not full:
         parts = {f"the sample's {part} part": _from_tiles(part) for part in SAMPLE_MD5}
-        return _assemble("sample", parts, SAMPLE_MD5.values())
+        return _assemble("sample", parts, [*SAMPLE_MD5.values()])
     root = cache_dir() if cache is None else Path(cache).expanduser()
     try:
         blobs = {name: (root / name).read_bytes() for name in MD5}
@@ -84,7 +83,7 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
             f"CIFAR-10 is not in {root} ({error.strerror or error}); "
             "fetch it with: python -m wnlib data --full"
         ) from None
-    return _assemble("full", blobs, MD5.values())
+    return _assemble("full", blobs, [*MD5.values()])
 
 
 def check_md5(name: str, blob: bytes, md5: str) -> None:
@@ -94,7 +93,7 @@ def check_md5(name: str, blob: bytes, md5: str) -> None:
         raise DataError(f"{name} has md5 {found}, not {md5}: incomplete or altered")
 
 
-def _assemble(name: str, blobs: dict[str, bytes], sums: Iterable[str]) -> Cifar10:
+def _assemble(name: str, blobs: dict[str, bytes], sums: list[str]) -> Cifar10:
     """From parts in the binary layout, of which the last is the test set."""
     images, labels = [], []
     for (part, blob), md5 in zip(blobs.items(), sums, strict=True):

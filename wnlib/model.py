@@ -41,8 +41,8 @@ class UniformNoise(GaussianNoise):
 class Dropout(nn.Dropout):
     """Dropout as torch has it, faster on a CPU. Any shape."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p, self.training)
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
 
 
 class GlobalAvgPool(nn.Module):

@@ -8,8 +8,6 @@ from typing import Any, Literal, get_args
 from wnlib.inputs import Inputs
 from wnlib.layers import Norm, Plain, Scale
 
-Noise = Literal["gaussian", "uniform"]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -27,7 +25,7 @@ class Recipe:
     plain: Plain = "divided"  #: init divides W, or sets a g beside it
 
     inputs: Inputs = "zca"  #: symmetric, then ZCA whitening (5.1; its 1e-5 is the code's)
-    noise: Noise = "gaussian"  #: on the inputs, in training (5.1)
+    noise: Literal["gaussian", "uniform"] = "gaussian"  #: on the inputs, in training (5.1)
     sigma: float = 0.15  #: the noise's standard deviation (5.1)
     dropout: float = 0.5  #: after each of the two poolings (code)
     bn_eps: float = 1e-6  #: added to batch norm's variance (code)

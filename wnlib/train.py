@@ -79,6 +79,11 @@ def autocast_type(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def layout(device: torch.device) -> torch.memory_format:
+    """Channels last; not on Apple's GPU, where batch norm then has wrong gradients."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def build(recipe: Recipe) -> ConvPoolCNNC:
     """The recipe's network, its weights drawn from torch's generator."""
     noise = {"gaussian": GaussianNoise, "uniform": UniformNoise}[recipe.noise](recipe.sigma)
@@ -157,7 +162,7 @@ class Training:
         self.generators: dict[str, Tensor] | None = None
         with self._generators():
             torch.manual_seed(recipe.seed)
-            self.model = build(recipe).to(self.device).to(memory_format=torch.channels_last)
+            self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
         self.optimizer = build_optimizer(recipe, self.model)
         fp16 = autocast_type(self.device) is torch.float16
         self.scaler = GradScaler(self.device.type, enabled=fp16)
@@ -176,7 +181,8 @@ class Training:
         recipe, device, model = self.recipe, self.device, self.model
         if self.state is not State.INTERRUPTED:
             return
-        train_x, test_x = (x.to(device) for x in prepare(self.data, recipe.inputs))
+        inputs = prepare(self.data, recipe.inputs)
+        train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
         train_y, test_y = self.data.train_labels.to(device), self.data.test_labels.to(device)
         if recipe.init_images and not self.rows:
             with self._generators():

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
 from torch.nn.utils import parametrizations
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
@@ -28,7 +27,7 @@ from wnlib.lab import baseline
 from wnlib.lab.resume import provenance
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
-from wnlib.train import Training, build, build_optimizer, training_step
+from wnlib.train import Training, build, build_optimizer, layout, training_step
 
 SECTIONS = ("steps", "configurations", "growth", "data", "profile")
 Say = Callable[[str], None]
@@ -40,7 +39,7 @@ def inputs(data: Cifar10, device: torch.device) -> tuple[Tensor, Tensor]:
     Not whitened, which no step's time depends on, and at most 10,000.
     """
     images = symmetric(data.train_images[:10_000])
-    images = images.to(device, memory_format=torch.channels_last)
+    images = images.to(device, memory_format=layout(device))
     return images, data.train_labels[:10_000].to(device)
 
 
@@ -49,7 +48,7 @@ def steps(
 ) -> Iterator[None]:
     """Training steps as `wnlib.train` takes them, one a `next`, on the images' device."""
     device = images.device
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     step = torch.compile(training_step, mode="reduce-overhead") if compiled else training_step
@@ -263,7 +262,7 @@ def profile_steps(
 def _by_group(watched: torch_profile, device: torch.device) -> dict[str, float]:
     milliseconds = dict.fromkeys(GROUPS, 0.0)
     for event in watched.key_averages():
-        if event.device_type != DeviceType.CPU:
+        if event.device_type.name != "CPU":
             continue  # a kernel on the GPU, whose time its operator has too
         cuda = device.type == "cuda"
         self_time = event.self_device_time_total if cuda else event.self_cpu_time_total
@@ -281,7 +280,7 @@ def feed(
         the whitening and to apply it; seconds from starting Python to the end of the first step,
         and the peak of that process's memory over ten steps in MB, None where that is not known.
     """
-    images = symmetric(data.train_images).to(device, memory_format=torch.channels_last)
+    images = symmetric(data.train_images).to(device, memory_format=layout(device))
     labels = data.train_labels.to(device)
 
     def gathered() -> Iterator[None]:

