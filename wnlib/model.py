@@ -35,7 +35,7 @@ class UniformNoise(GaussianNoise):
     """Adds U(−√3 sigma, √3 sigma) in training: mean 0 and standard deviation sigma. Any shape."""
 
     def draw(self, x: Tensor) -> Tensor:
-        return torch.empty(x.numel(), dtype=x.dtype, device=x.device).uniform_(-(3**0.5), 3**0.5)
+        return (2 * torch.rand(x.numel(), dtype=x.dtype, device=x.device) - 1) * 3**0.5
 
 
 class Dropout(nn.Dropout):
