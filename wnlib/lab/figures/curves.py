@@ -198,9 +198,7 @@ def _named(group: list[Run]) -> list[tuple[Run, str]]:
 
 def _columns(run: Run, name: str) -> dict[str, Any]:
     """What was recorded, a list a column; a column with nothing in it is left out."""
-    diverged = run.state.startswith("diverged")
-    state = f"diverged at epoch {len(run.rows)}" if diverged else str(run.state)
-    columns: dict[str, Any] = {"name": name, "source": run.source, "state": state}
+    columns: dict[str, Any] = {"name": name, "source": run.source, "state": run.outcome}
     wall = run.provenance.get("wall_seconds")
     if wall is not None:
         columns["wall"] = wall
