@@ -18,7 +18,7 @@ SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site offline test measure coverage links train bench record execute lint types clean distclean
+.PHONY: help setup book site offline test notebooks measure coverage links train bench record execute lint types clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ coverage: setup ## every test, and whether it reaches each line of the core and 
 	$(VENV)/coverage report --skip-covered --include='wnlib/*.py' --fail-under=100 || status=1; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/lab/**' --fail-under=95 || status=1; \
 	exit $$status
+
+notebooks: setup ## only the notebooks, against their stored outputs
+	@$(VENV)/python -m pytest --nbval book
 
 measure: setup ## what a reader waits for and carries, beside the targets, in Chromium (JSON=--json)
 	@$(VENV)/python tools/measure.py $(JSON)
