@@ -699,6 +699,14 @@ def test_checkpoints_of_torchs_weight_norms_load(make, scale, new_style):
     torch.testing.assert_close(ours(x), theirs(x))
 
 
+def test_a_checkpoint_without_v_is_refused_by_its_name():
+    layer = weight_norm(nn.Linear(4, 3))
+    state = layer.state_dict()
+    del state["parametrizations.weight.original1"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*: \"parametrizations.weight.original1\""):
+        layer.load_state_dict(state)
+
+
 def test_a_recurrent_layer_takes_two_weight_norms():
     ours, theirs = nn.LSTM(3, 4), nn.LSTM(3, 4)
     theirs.load_state_dict(ours.state_dict())

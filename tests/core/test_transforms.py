@@ -138,14 +138,15 @@ def test_random_parts_draw_under_vmap(part, randomness):
 @compiles
 @pytest.mark.parametrize("norm", list(Norm))
 def test_the_network_compiles_whole_in_training(norm):
-    """As one graph, in bf16 too; without its noise it has the gradients that it has uncompiled."""
+    """As one graph, in bf16, with noise and dropout: the gradients that it has uncompiled."""
+    model = ConvPoolCNNC(norm, 2)
     x, y = torch.randn(4, 3, 32, 32), torch.arange(4)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert compiled(ConvPoolCNNC(norm, 2), x).isfinite().all()
-    model = ConvPoolCNNC(norm, 2, noise=nn.Identity(), dropout=0.0)
     gradients = []
     for call in (model, lambda x: compiled(model, x)):
         model.zero_grad()
-        F.cross_entropy(call(x), y).backward()
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = call(x)
+        F.cross_entropy(logits.float(), y).backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3)
