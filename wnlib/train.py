@@ -118,24 +118,23 @@ def training_step(
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> tuple[float, float]:
     """Mean cross-entropy and error (fraction) in evaluation mode, images (N, …), labels (N,)."""
-    loss, wrong = torch.zeros(2, device=images.device)
+    loss, wrong = torch.zeros(2, device=x.device)
     model.eval()
-    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        mean, logits = forward(model, x, y)
-        loss += mean * len(x)
-        wrong += (logits.argmax(1) != y).sum()
-    return loss.item() / len(images), wrong.item() / len(images)
+    for images, labels in zip(x.split(batch), y.split(batch), strict=True):
+        mean, logits = forward(model, images, labels)
+        loss += mean * len(images)
+        wrong += (logits.argmax(1) != labels).sum()
+    return loss.item() / len(x), wrong.item() / len(x)
 
 
 class Training:
     """Everything that the next epoch depends on; `epochs` takes it from one to the next.
 
-    The caller's random generators are left alone. On a CPU the same state, with the same number of
-    threads, gives the same rows bit for bit, `seconds` aside.
+    Its `rows` are the epochs so far, its `state` is how the run stands. The caller's random
+    generators are left alone. On a CPU the same state, with the same number of threads, gives the
+    same rows bit for bit, `seconds` aside.
 
     Args:
         recipe: what to train, and how.
