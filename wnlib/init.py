@@ -53,7 +53,9 @@ def data_dependent_init_(
         raise ValueError(f"image {int(bad[0])} of the minibatch has NaN or infinite values")
     for layer, name in _layers(model).items():
         _scale(layer, name)
-    trial = copy.deepcopy(model).train()  # if anything fails, the model is as it was
+    values = (value for module in model.modules() for value in vars(module).values())
+    kept = {id(v): v for v in values if isinstance(v, Tensor) and not v.is_leaf}  # has no copy
+    trial = copy.deepcopy(model, kept).train()  # if anything fails, the model is as it was
     names = _layers(trial)
     if not isinstance(init_scale, Mapping):
         init_scale = dict.fromkeys(names.values(), init_scale)

@@ -426,6 +426,22 @@ class Odd(nn.Module):
         self.notes = state
 
 
+class Remembers(nn.Linear):
+    """Keeps what it put out, with its graph, as the parts of a loss are often kept."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+def test_a_model_that_was_run_before_is_initialized():
+    model, x = nn.Sequential(Remembers(4, 3)), torch.randn(30, 4)
+    seen = model(x)
+    data_dependent_init_(model, x)
+    assert model[0].last is seen
+    torch.testing.assert_close(model(x).std(0, correction=0), torch.ones(3))
+
+
 def test_odd_modules_survive_success_and_failure():
     model = stages(Odd(), nn.Linear(4, 4))
     data_dependent_init_(model, torch.randn(8, 4).double())
