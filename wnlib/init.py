@@ -82,7 +82,7 @@ def data_dependent_init_(
             if not off < TOLERANCE:
                 raise ValueError(
                     f"{names[layer]}: mean and deviation of its outputs are {off:.2g} off after "
-                    "initialization; is it used twice, or is its weight shared?"
+                    "initialization; is it used twice, is its weight shared, or does a hook compute it?"
                 )
             return t
         scale, log = _scale(layer, names[layer])
