@@ -18,7 +18,7 @@ SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site offline test measure coverage links train bench record execute lint types clean distclean
+.PHONY: help setup book site offline test notebooks measure coverage links train bench record execute lint types clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,9 @@ coverage: setup ## every test, and whether it reaches each line of the core and 
 	$(VENV)/coverage report --skip-covered --include='wnlib/lab/**' --fail-under=95 || status=1; \
 	exit $$status
 
+notebooks: setup ## only the notebooks, against their stored outputs
+	@$(VENV)/python -m pytest --nbval book
+
 measure: setup ## what a reader waits for and carries, beside the targets, in Chromium (JSON=--json)
 	@$(VENV)/python tools/measure.py $(JSON)
 
@@ -87,14 +90,17 @@ record: setup ## one recorded experiment again (NAME=sweep; without a name, the 
 execute: setup ## run every notebook again, in place (NOTEBOOKS="book/a.ipynb ..." for some)
 	@$(VENV)/python tools/execute.py $(NOTEBOOKS)
 
-lint: setup ## formatting, lint (notebooks included), and which module may import which
+lint: setup ## formatting, lint (notebooks and JavaScript included), types, and who may import whom
 	@mkdir -p _build; status=0; \
-	$(VENV)/ruff format --check --quiet . || { status=1; echo "to format: .venv/bin/ruff format" >&2; }; \
-	$(VENV)/ruff check --quiet . || status=1; \
-	$(VENV)/lint-imports --no-cache >_build/imports.log || { status=1; cat _build/imports.log >&2; }; \
+	quietly() { "$$@" >_build/lint.log 2>&1 && return; status=1; cat _build/lint.log >&2; return 1; }; \
+	quietly $(VENV)/ruff format --check --quiet . || echo "to format: .venv/bin/ruff format" >&2; \
+	quietly $(VENV)/ruff check --quiet .; \
+	quietly $(VENV)/oxlint --deny-warnings wnlib/lab/figures; \
+	quietly $(VENV)/lint-imports --no-cache; \
+	quietly $(VENV)/basedpyright --level error; \
 	exit $$status
 
-types: setup ## what a type checker has to say; not clean yet
+types: setup ## only what the type checker has to say
 	@$(VENV)/basedpyright --level error
 
 clean: ## remove what was built; .venv and runs stay

@@ -1,7 +1,4 @@
-"""Weight normalization, as derived in the book: everything public is listed here.
-
-What one does with it, from recorded runs to figures, is in `wnlib.lab`.
-"""
+"""Weight normalization, as derived in the book; what one does with it is in `wnlib.lab`."""
 
 __version__ = "0.2.0"
 

@@ -48,16 +48,13 @@ class Cifar10:
     digest: str  #: md5 over the md5 sums of the parts, in their order
 
     def __repr__(self) -> str:
-        counts = f"{len(self.train_labels):,} + {len(self.test_labels):,}"
-        return f"Cifar10({self.name}: {counts} images)"
+        return (
+            f"Cifar10({self.name}: {len(self.train_labels):,} + {len(self.test_labels):,} images)"
+        )
 
 
 def cache_dir() -> Path:
-    """$WNLIB_CACHE, or wnlib in the user's cache folder.
-
-    Raises:
-        DataError: there is no home folder either.
-    """
+    """$WNLIB_CACHE, or wnlib in the user's cache folder; DataError where there is neither."""
     try:
         default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnlib"
         return Path(os.environ.get("WNLIB_CACHE") or default).expanduser()
@@ -66,21 +63,18 @@ def cache_dir() -> Path:
 
 
 def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10:
-    """CIFAR-10, the embedded sample by default.
-
-    The full set is read from the official binary layout in the cache, where
-    `wnlib.lab.fetch_cifar10` puts it. Every part must have its known md5 sum before a byte of it is
-    used; nothing is ever unpickled.
+    """CIFAR-10, used only after each part was found to have its known md5 sum.
 
     Args:
         full: all 60,000 images instead of the sample's 2,000 + 1,000.
-        cache: the folder of the full set; `cache_dir()` by default.
+        cache: where `wnlib.lab.fetch_cifar10` put the full set; `cache_dir()` by default.
 
     Raises:
-        DataError: the full set is not there, or a part is missing, cannot be read, or is damaged.
+        DataError: a part of the full set is missing, cannot be read, or is damaged.
     """
     if not full:
-        return _sample()
+        parts = {f"the sample's {part} part": _from_tiles(part) for part in SAMPLE_MD5}
+        return _assemble("sample", parts, [*SAMPLE_MD5.values()])
     root = cache_dir() if cache is None else Path(cache).expanduser()
     try:
         blobs = {name: (root / name).read_bytes() for name in MD5}
@@ -89,12 +83,7 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
             f"CIFAR-10 is not in {root} ({error.strerror or error}); "
             "fetch it with: python -m wnlib data --full"
         ) from None
-    for name, blob in blobs.items():
-        check_md5(name, blob, MD5[name])
-    parts = [_records(blob) for blob in blobs.values()]
-    images = torch.cat([images for images, _ in parts[:5]])
-    labels = torch.cat([labels for _, labels in parts[:5]])
-    return Cifar10("full", images, labels, *parts[5], _digest(MD5))
+    return _assemble("full", blobs, [*MD5.values()])
 
 
 def check_md5(name: str, blob: bytes, md5: str) -> None:
@@ -104,32 +93,24 @@ def check_md5(name: str, blob: bytes, md5: str) -> None:
         raise DataError(f"{name} has md5 {found}, not {md5}: incomplete or altered")
 
 
-def _digest(sums: dict[str, str]) -> str:
-    return hashlib.md5("".join(sums.values()).encode()).hexdigest()
+def _assemble(name: str, blobs: dict[str, bytes], sums: list[str]) -> Cifar10:
+    """From parts in the binary layout, of which the last is the test set."""
+    images, labels = [], []
+    for (part, blob), md5 in zip(blobs.items(), sums, strict=True):
+        check_md5(part, blob, md5)
+        table = torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(-1, 3073).copy())
+        images.append(table[:, 1:].reshape(-1, 3, 32, 32).contiguous())
+        labels.append(table[:, 0].long())
+    digest = hashlib.md5("".join(sums).encode()).hexdigest()
+    train = torch.cat(images[:-1]), torch.cat(labels[:-1])
+    return Cifar10(name, *train, images[-1], labels[-1], digest)
 
 
-def _records(blob: bytes) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) from the binary layout."""
-    table = torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(-1, 3073).copy())
-    return table[:, 1:].reshape(-1, 3, 32, 32).contiguous(), table[:, 0].long()
-
-
-def _sample() -> Cifar10:
-    """A sheet of tiles, losslessly compressed, and a line of labels, put into the same layout."""
+def _from_tiles(part: str) -> bytes:
+    """A part of the sample in the binary layout: from a sheet of tiles and a line of labels."""
     folder = resources.files("wnlib") / "sample"
-    parts = []
-    for part, md5 in SAMPLE_MD5.items():
-        try:
-            text = (folder / f"{part}.txt").read_bytes()
-            labels = np.frombuffer(text.strip(), np.uint8) - ord("0")
-            pixels = np.asarray(Image.open(BytesIO((folder / f"{part}.png").read_bytes())))
-            rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
-            tiles = pixels.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
-            table = np.concatenate([labels[:, None], tiles.reshape(len(labels), 3072)], axis=1)
-        except (OSError, ValueError, LookupError, SyntaxError) as error:  # as NumPy and Pillow say
-            raise DataError(
-                f"the sample's {part} part is damaged ({error}); install wnlib again"
-            ) from None
-        check_md5(f"the sample's {part} part", table.tobytes(), md5)
-        parts += _records(table.tobytes())
-    return Cifar10("sample", *parts, _digest(SAMPLE_MD5))
+    labels = np.frombuffer((folder / f"{part}.txt").read_bytes().strip(), np.uint8) - ord("0")
+    pixels = np.asarray(Image.open(BytesIO((folder / f"{part}.png").read_bytes())))
+    rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
+    tiles = pixels.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
+    return np.concatenate([labels[:, None], tiles.reshape(-1, 3072)], axis=1).tobytes()

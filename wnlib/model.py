@@ -1,14 +1,14 @@
 """ConvPool-CNN-C in its five configurations, at any width, and the parts it is made of."""
 
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from wnlib._cpu import dropout, like
-from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Norm, weight_norm
+from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Norm, Plain, Scale, weight_norm
 
 
 class GaussianNoise(nn.Module):
@@ -35,14 +35,14 @@ class UniformNoise(GaussianNoise):
     """Adds U(−√3 sigma, √3 sigma) in training: mean 0 and standard deviation sigma. Any shape."""
 
     def draw(self, x: Tensor) -> Tensor:
-        return torch.empty(x.numel(), dtype=x.dtype, device=x.device).uniform_(-(3**0.5), 3**0.5)
+        return (2 * torch.rand(x.numel(), dtype=x.dtype, device=x.device) - 1) * 3**0.5
 
 
 class Dropout(nn.Dropout):
     """Dropout as torch has it, faster on a CPU. Any shape."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p, self.training)
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
 
 
 class GlobalAvgPool(nn.Module):
@@ -56,62 +56,54 @@ def block(
     layer: nn.Conv2d | nn.Linear,
     norm: Norm,
     *,
-    slope: float | None = 0.1,
+    slope: float = 0.1,
     bn_eps: float = 1e-6,
-    scale: Literal["linear", "exp"] = "linear",
-    plain: Literal["divided", "frozen"] = "divided",
+    scale: Scale = "linear",
+    plain: Plain = "divided",
 ) -> nn.Sequential:
     """One layer in one of the five configurations: layer, normalization, leaky ReLU.
 
+    The weights start as N(0, 0.05²), biases at zero (Section 3).
+
     Args:
-        layer: fresh, with a bias; a normalization that centers takes the bias over.
+        layer: fresh; where a normalization centers, it has the bias.
         norm: the configuration.
-        slope: of the leaky ReLU below zero; None for no activation.
+        slope: of the leaky ReLU below zero.
         bn_eps: added to batch norm's variance.
         scale: weight norm's, see `weight_norm`.
-        plain: without weight norm, what data-dependent initialization sets: the weight itself, or a
+        plain: what data-dependent initialization sets without weight norm: the weight itself, or a
             `FrozenScale` beside it.
-
-    The weights start as N(0, 0.05²), biases at zero (Section 3).
     """
-    nn.init.normal_(layer.weight, std=0.05)
-    nn.init.zeros_(layer.bias)
-    units = layer.weight.shape[0]
+    units = len(nn.init.normal_(layer.weight, std=0.05))
+    centred = norm.mean_only or norm is Norm.BN
+    bias = None if centred else nn.Parameter(layer.weight.new_zeros(units))
+    layer.register_parameter("bias", bias)
     parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer)
     if norm.weight_normalized:
         weight_norm(layer, scale=scale)
     elif plain == "frozen":
         parametrize.register_parametrization(layer, "weight", FrozenScale(layer))
     if norm.mean_only:
-        layer.register_parameter("bias", None)
         parts["norm"] = MeanOnlyBatchNorm(units)
     elif norm is Norm.BN:
-        layer.register_parameter("bias", None)
         batch_norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         parts["norm"] = batch_norm(units, eps=bn_eps)  # torch's momentum 0.1 is a decay of 0.9
-    if slope is not None:
-        parts["act"] = nn.LeakyReLU(slope, inplace=True)
+    parts["act"] = nn.LeakyReLU(slope, inplace=True)
     return nn.Sequential(parts)
 
 
 class ConvPoolCNNC(nn.Sequential):
     """ConvPool-CNN-C as the paper changed it (Section 5.1) and the report drew it (Section 6.J).
 
-    Every layer is normalized in the same way, the dense one too.
+    From images (N, 3, 32, 32) to logits (N, classes); every layer is normalized in the same way.
 
     Args:
         norm: one of the five configurations, as `Norm` or its value.
         width: channels of the first three layers; the later ones have twice as many.
         noise: on the input, in training; `GaussianNoise` by default, any module.
         dropout: the probability with which a unit is dropped after each pooling.
-        slope, bn_eps, scale, plain: as in `block`.
         classes: the number of outputs.
-
-    Shape:
-        (N, 3, 32, 32) to (N, classes), logits.
-
-    Raises:
-        ValueError: an unknown configuration, a width below 1, a dropout outside [0, 1).
+        options: slope, bn_eps, scale and plain, as in `block`.
     """
 
     def __init__(
@@ -121,23 +113,13 @@ class ConvPoolCNNC(nn.Sequential):
         *,
         noise: nn.Module | None = None,
         dropout: float = 0.5,
-        slope: float = 0.1,
-        bn_eps: float = 1e-6,
-        scale: Literal["linear", "exp"] = "linear",
-        plain: Literal["divided", "frozen"] = "divided",
         classes: int = 10,
+        **options: Any,
     ) -> None:
-        norm = Norm(norm)
-        if width < 1:
-            raise ValueError(f"width is at least 1, not {width}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout lies in [0, 1), not {dropout}")
-        w = width
-        options: dict[str, Any] = {"bn_eps": bn_eps, "scale": scale, "plain": plain}
+        norm, w = Norm(norm), width
 
         def conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> nn.Sequential:
-            layer = nn.Conv2d(fan_in, fan_out, kernel, padding=padding)
-            return block(layer, norm, slope=slope, **options)
+            return block(nn.Conv2d(fan_in, fan_out, kernel, padding=padding), norm, **options)
 
         super().__init__(
             OrderedDict(
@@ -156,7 +138,9 @@ class ConvPoolCNNC(nn.Sequential):
                 conv8=conv(2 * w, 2 * w, 1),
                 conv9=conv(2 * w, 2 * w, 1),
                 gap=GlobalAvgPool(),  # (N, 2w)
-                dense=block(nn.Linear(2 * w, classes), norm, slope=None, **options),
+                dense=block(nn.Linear(2 * w, classes), norm, **options)[
+                    :-1
+                ],  # logits: no activation
             )
         )
         self.norm = norm

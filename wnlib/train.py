@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import functional as F
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
-from wnlib._cpu import keep_memory
 from wnlib.data import Cifar10
-from wnlib.init import data_dependent_init_, read_generators, write_generators
+from wnlib.init import data_dependent_init_, generators
 from wnlib.inputs import prepare
 from wnlib.model import ConvPoolCNNC, GaussianNoise, UniformNoise
 from wnlib.recipe import Recipe
@@ -50,28 +49,21 @@ class State(StrEnum):
 
 
 def state_after(recipe: Recipe, row: Row) -> State:
-    """How a run stands after an epoch.
-
-    Diverged is one from which no network recovers: its training loss is not a number or ten times
-    that of a guess, or its test loss is not finite.
-    """
+    """How a run stands after an epoch; diverged is one from which no network recovers."""
     if not (row.train_loss < DIVERGED and math.isfinite(row.test_loss)):  # NaN is neither
         return State.DIVERGED
     return State.FINISHED if row.epoch == recipe.epochs else State.INTERRUPTED
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device of that name, or for "auto" the best one there is.
-
-    Raises:
-        ValueError: it is not one of auto, cpu, cuda, mps, or not there.
-    """
+    """The device of that name, or for "auto" the best one there is; ValueError if there is none."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
     if name == "auto":
-        return torch.device(next((n for n, is_there in there.items() if is_there), "cpu"))
-    if name != "cpu" and name not in there:
+        name = next(each for each in there if there[each])
+    if name not in there:
         raise ValueError(f"device is auto, cpu, cuda or mps, not {name!r}")
-    if not there.get(name, True):
+    if not there[name]:
         raise ValueError(f"there is no {name} device here; use cpu, or auto")
     return torch.device(name)
 
@@ -95,22 +87,14 @@ def layout(device: torch.device) -> torch.memory_format:
 def build(recipe: Recipe) -> ConvPoolCNNC:
     """The recipe's network, its weights drawn from torch's generator."""
     noise = {"gaussian": GaussianNoise, "uniform": UniformNoise}[recipe.noise](recipe.sigma)
-    same = ("dropout", "bn_eps", "scale", "plain")
-    options = {name: getattr(recipe, name) for name in same}
+    options = {name: getattr(recipe, name) for name in ("dropout", "bn_eps", "scale", "plain")}
     return ConvPoolCNNC(recipe.norm, recipe.width, noise=noise, **options)
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Adam:
+def build_optimizer(recipe: Recipe, model: nn.Module) -> Adam:
     """The recipe's Adam, in one kernel where torch has it."""
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.Adam(model.parameters(), recipe.lr, eps=recipe.adam_eps, fused=fused)
-
-
-def set_rates(optimizer: Optimizer, recipe: Recipe, epoch: int) -> None:
-    """The recipe's learning rate and β₁ of an epoch, counted from 0."""
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.lr_at(epoch)
-        group["betas"] = (recipe.beta1_at(epoch), 0.999)
+    return Adam(model.parameters(), recipe.lr, eps=recipe.adam_eps, fused=fused)
 
 
 def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,35 +118,29 @@ def training_step(
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> tuple[float, float]:
     """Mean cross-entropy and error (fraction) in evaluation mode, images (N, …), labels (N,)."""
-    loss = torch.zeros((), device=images.device)
-    wrong = torch.zeros((), device=images.device, dtype=torch.long)
+    loss, wrong = torch.zeros(2, device=x.device)
     model.eval()
-    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        mean, logits = forward(model, x, y)
-        loss += mean * len(x)
-        wrong += (logits.argmax(1) != y).sum()
-    return loss.item() / len(images), wrong.item() / len(images)
+    for images, labels in zip(x.split(batch), y.split(batch), strict=True):
+        mean, logits = forward(model, images, labels)
+        loss += mean * len(images)
+        wrong += (logits.argmax(1) != labels).sum()
+    return loss.item() / len(x), wrong.item() / len(x)
 
 
 class Training:
     """Everything that the next epoch depends on; `epochs` takes it from one to the next.
 
-    The caller's random generators are left alone. On a CPU the same state, with the same number of
-    threads, gives the same rows bit for bit, `seconds` aside.
+    Its `rows` are the epochs so far, its `state` is how the run stands. The caller's random
+    generators are left alone. On a CPU the same state, with the same number of threads, gives the
+    same rows bit for bit, `seconds` aside.
 
     Args:
         recipe: what to train, and how.
         data: on what; kept on the device as a whole.
-        device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "mps".
         compiled: let torch compile the step, which pays on a large GPU.
-
-    Attributes:
-        rows: the epochs so far.
-        state: how the run stands.
 
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
@@ -171,20 +149,16 @@ class Training:
     def __init__(
         self, recipe: Recipe, data: Cifar10, device: str = "auto", compiled: bool = False
     ) -> None:
-        needed = max(recipe.batch_size, recipe.init_images)
-        if needed > len(data.train_images):
-            raise ValueError(
-                f"the recipe takes {needed} images at once, {data!r} has {len(data.train_images)}"
-            )
-        self.recipe, self.data = recipe, data
-        self.device = find_device(device)
-        self.rows: list[Row] = []
-        self.state = State.INTERRUPTED
+        needed, there = max(recipe.batch_size, recipe.init_images), len(data.train_images)
+        if needed > there:
+            raise ValueError(f"the recipe takes {needed} images at once, {data!r} has {there}")
+        self.recipe, self.data, self.device = recipe, data, find_device(device)
+        self.rows: list[Row] = []  #: the epochs so far
+        self.state = State.INTERRUPTED  #: how the run stands
         self.step = training_step
         if compiled:
             self.step = torch.compile(training_step, mode="reduce-overhead")
         self.generators: dict[str, Tensor] | None = None
-        keep_memory()
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
@@ -195,14 +169,11 @@ class Training:
     @contextmanager
     def _generators(self) -> Iterator[None]:
         """Inside, torch draws from the run's generators; outside, from the caller's."""
-        theirs = read_generators(self.device)
+        theirs = generators(self.device, self.generators)
         try:
-            if self.generators is not None:
-                write_generators(self.generators)
             yield
         finally:
-            self.generators = read_generators(self.device)
-            write_generators(theirs)
+            self.generators = generators(self.device, theirs)
 
     def epochs(self, tick: Callable[[], object] = lambda: None) -> Iterator[Row]:
         """Train on, epoch by epoch, until the run has ended; `tick` is called after each step."""
@@ -216,14 +187,14 @@ class Training:
             with self._generators():
                 chosen = torch.randperm(len(train_x), device=device)[: recipe.init_images]
                 data_dependent_init_(model, train_x[chosen])
-
         steps = len(train_x) // recipe.batch_size
         while self.state is State.INTERRUPTED:
             start, epoch = time.perf_counter(), len(self.rows)
-            set_rates(self.optimizer, recipe, epoch)
+            lr, betas = recipe.lr_at(epoch), (recipe.beta1_at(epoch), 0.999)
+            for group in self.optimizer.param_groups:
+                group.update(lr=lr, betas=betas)
             model.train()
-            loss_sum = torch.zeros((), device=device)
-            wrong = torch.zeros((), device=device, dtype=torch.long)
+            loss_sum, wrong = torch.zeros(2, device=device)
             with self._generators():
                 order = torch.randperm(len(train_x), device=device)[: steps * recipe.batch_size]
                 for chosen in order.split(recipe.batch_size):
@@ -234,7 +205,7 @@ class Training:
                     tick()
             test_loss, test_error = evaluate(model, test_x, test_y)
             train_loss, train_error = loss_sum.item() / steps, wrong.item() / len(order)
-            lr, seconds = recipe.lr_at(epoch), time.perf_counter() - start
+            seconds = time.perf_counter() - start
             row = Row(epoch + 1, lr, train_loss, train_error, test_loss, test_error, seconds)
             overflows = self.scaler.get_scale() < LEAST_SCALE
             self.state = State.DIVERGED if overflows else state_after(recipe, row)
@@ -243,7 +214,7 @@ class Training:
 
 
 def epochs(recipe: Recipe, data: Cifar10, device: str = "auto") -> Iterator[Row]:
-    """Train one network; a generator of its rows, one an epoch. See `Training`."""
+    """Train one network: a generator of its rows, one an epoch; see `Training`."""
     yield from Training(recipe, data, device).epochs()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from building import built
 from execute import normalise, pages
 
 ROOT = Path(__file__).parent.parent.parent
@@ -260,20 +261,9 @@ def test_the_guard_bites(small: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book, built strictly in a folder of its own."""
-    missing = [page for page in pages() if not list(ROOT.glob(f"{page}.*"))]
-    if missing:
-        pytest.skip(f"not written yet: {', '.join(missing)}")
-    folder = tmp_path_factory.mktemp("site")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, folder)
-    shutil.copytree(BOOK, folder / "book", ignore=shutil.ignore_patterns("runs", ".*"))
-    shutil.copytree(ROOT / "tools", folder / "tools")
-    build = [Path(sys.executable).parent / "jupyter-book", "build", ".", "-n", "-W", "--keep-going"]
-    done = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"the strict build fails:\n{done.stderr}"
-    return folder / "_build" / "html"
+def site() -> Path:
+    """The book, built strictly."""
+    return built()
 
 
 def test_pages_ask_no_other_host(site: Path) -> None:

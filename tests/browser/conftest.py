@@ -1,13 +1,13 @@
 """The built site, served, and one browser for all tests of this folder."""
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import chromium
 import pytest
+from building import built
 from figures import FIGURES, made
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -16,7 +16,6 @@ from wnlib.lab.figures.scripts import site_script
 
 from .figure_page import STYLES, WINDOW, Shown, page_of, shown
 
-ROOT = Path(__file__).parent.parent.parent
 THEMES = "@media (prefers-color-scheme: dark) { body { background: #121212; color: #e6e6e6 } }"
 
 
@@ -31,14 +30,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def site() -> Path:
-    """The built book; `make site` does nothing where it is newer than its sources."""
+    """The built book."""
     if chromium.find() is None:
         pytest.skip(chromium.MISSING)
-    done = subprocess.run(
-        ["make", "--no-print-directory", "site"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"`make site` fails:\n{done.stderr}"
-    return ROOT / "_build" / "html"
+    return built()
 
 
 @pytest.fixture(scope="package")

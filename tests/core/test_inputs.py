@@ -1,4 +1,4 @@
-"""Scaling and ZCA whitening in closed form, and the whitening's cache."""
+"""Scaling and ZCA whitening in closed form."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wnlib import inputs
 from wnlib.inputs import ZCA, prepare, symmetric, unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,38 +87,13 @@ def test_whitening_undoes_any_mixing(seed, dims, stretch, shift):
     np.testing.assert_allclose(covariance(white), np.eye(dims), atol=1e-6)
 
 
-# --- the sample's whitening and its cache
+# --- the sample's whitening
 
 
 @pytest.fixture(scope="module")
 def zca(sample):
     """The sample's whitening, fitted at most once a session: it takes seconds."""
     return ZCA.of(sample)
-
-
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("WNLIB_CACHE", str(tmp_path / "own"))
-    return tmp_path / "own"
-
-
-@pytest.fixture
-def fits(zca, monkeypatch):
-    """Count the fits, without their seconds."""
-    counted = []
-
-    def fit(x, regularization):
-        counted.append(x)
-        return dataclasses.replace(zca, regularization=regularization)
-
-    monkeypatch.setattr(ZCA, "fit", fit)
-    return counted
-
-
-def assert_same(one, other):
-    for field in dataclasses.fields(ZCA):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def test_sample_is_whitened(sample, zca):
@@ -132,98 +108,30 @@ def test_sample_is_whitened(sample, zca):
     torch.testing.assert_close(zca.unwhiten(white[:50]), x[:50], rtol=0, atol=1e-3)
 
 
-def test_cached_is_the_fitted(sample, zca, cache, fits):
-    assert (cache / f"whitening-{sample.digest}.npz").is_file()
-    assert_same(ZCA.of(sample), zca)
-    assert fits == []
+def test_a_set_is_fitted_once_with_the_regularization_of_its_size(sample, tiny):
+    images = sample.train_images[:50, :, :4, :4]
+    few = dataclasses.replace(tiny, train_images=images, digest="few")
+    many = dataclasses.replace(tiny, train_images=images.repeat(62, 1, 1, 1), digest="many")
+    fitted = inputs.fitted
+    inputs.fitted = {}
+    try:
+        assert [ZCA.of(data).regularization for data in (few, many)] == [1e-2, 1e-5]
+        assert ZCA.of(few, 0.5).regularization == 0.5
+        assert inputs.fitted.keys() == {"few", "many"}
+        assert torch.equal(ZCA.of(few).mean, ZCA.fit(symmetric(images)).mean)
+        assert ZCA.of(few, 0.1).mean is ZCA.of(few).mean
+    finally:
+        inputs.fitted = fitted
 
 
-def test_first_use_fits_and_caches(sample, zca, own_cache, fits):
-    assert_same(ZCA.of(sample), zca)
-    assert torch.equal(fits[0], symmetric(sample.train_images))
-    assert [p.name for p in own_cache.iterdir()] == [f"whitening-{sample.digest}.npz"]
-    assert_same(ZCA.of(sample), zca)
-    assert len(fits) == 1
-
-
-def cut(blob):
-    return blob[: len(blob) // 2]
-
-
-def flip(blob):
-    return blob[: len(blob) // 2] + bytes([blob[len(blob) // 2] ^ 1]) + blob[len(blob) // 2 + 1 :]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [cut, flip, lambda _: b"", lambda _: b"junk" * 100],
-    ids=["cut", "flip", "empty", "junk"],
-)
-def test_damaged_cache_is_fitted_again(sample, zca, own_cache, fits, damage):
-    ZCA.of(sample)
-    (path,) = own_cache.iterdir()
-    path.write_bytes(damage(path.read_bytes()))
-    assert_same(ZCA.of(sample), zca)
-    assert len(fits) == 2
-    assert_same(ZCA.of(sample), zca)
-    assert len(fits) == 2
-
-
-class Evil:
-    def __reduce__(self):
-        return (pytest.fail, ("a cache file was executed",))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"mean": np.zeros(3), "values": np.zeros(3), "vectors": np.zeros((3, 3))},
-        {"mean": np.zeros(3072)},
-        {"mean": np.array([Evil()], dtype=object)},
-    ],
-    ids=["small", "short", "program"],
-)
-def test_other_content_is_fitted_again(sample, zca, own_cache, fits, content):
-    own_cache.mkdir()
-    np.savez(own_cache / f"whitening-{sample.digest}.npz", **content)
-    assert_same(ZCA.of(sample), zca)
-    assert len(fits) == 1
-
-
-def test_unwritable_cache_is_done_without(sample, zca, tmp_path, monkeypatch, fits):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("WNLIB_CACHE", str(tmp_path / "file"))
-    assert_same(ZCA.of(sample), zca)
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-def test_full_disk_is_done_without(sample, zca, own_cache, monkeypatch, fits):
-    def fill_up(path, **_):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", fill_up)
-        assert_same(ZCA.of(sample), zca)
-    assert list(own_cache.iterdir()) == []
-
-
-def test_regularization_follows_the_size_of_the_set(sample, zca, own_cache, fits):
-    assert ZCA.of(sample).regularization == 1e-2
-    assert ZCA.of(sample, 0.5).regularization == 0.5
-    large = dataclasses.replace(sample, train_images=sample.train_images.repeat(2, 1, 1, 1))
-    assert ZCA.of(large).regularization == 1e-5
-    assert len(fits) == 1  # the cache holds the spectrum, not the regularization
-
-
-@pytest.mark.parametrize("inputs", ["unit", "symmetric", "zca"])
-def test_prepared_images_are_what_the_network_sees(sample, zca, inputs):
+@pytest.mark.parametrize("how", ["unit", "symmetric", "zca"])
+def test_prepared_images_are_what_the_network_sees(sample, zca, how):
     few = dataclasses.replace(
         sample, train_images=sample.train_images[:60], test_images=sample.test_images[:40]
     )
     expected = {"unit": unit, "symmetric": symmetric, "zca": lambda x: zca.whiten(symmetric(x))}
-    train, test = prepare(few, inputs)
+    train, test = prepare(few, how)
     for prepared, images in ((train, few.train_images), (test, few.test_images)):
         assert prepared.dtype == torch.float32
         assert prepared.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(prepared, expected[inputs](images))
+        torch.testing.assert_close(prepared, expected[how](images))

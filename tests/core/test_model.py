@@ -160,7 +160,6 @@ def test_block_has_the_parts_of_its_configuration(norm, layer):
     }[norm]
     assert type(getattr(parts, "norm", None)) is kind
     assert parts.act.negative_slope == 0.1
-    assert [name for name, _ in block(layer(), norm, slope=None).named_children()][-1] != "act"
 
 
 def test_block_starts_small_and_unbiased():
@@ -345,9 +344,6 @@ def test_a_copy_trains_alone():
     ("options", "message"),
     [
         ({"norm": "layer"}, "'layer' is not a valid Norm"),
-        ({"width": 0}, r"^width is at least 1, not 0$"),
-        ({"dropout": 1.0}, r"^dropout lies in \[0, 1\), not 1.0$"),
-        ({"dropout": -0.1}, r"^dropout lies in \[0, 1\), not -0.1$"),
         ({"scale": "log"}, r'^scale is "linear" or "exp"'),
     ],
 )

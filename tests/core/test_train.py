@@ -86,6 +86,13 @@ def test_too_few_images_are_refused(tiny, changes):
         train(small(**changes), tiny)
 
 
+def test_the_step_is_compiled_where_that_is_asked_for(tiny):
+    assert Training(small(), tiny).step is training_step
+    step = Training(small(), tiny, compiled=True).step
+    assert step is not training_step
+    assert step.__wrapped__ is training_step
+
+
 # --- divergence
 
 

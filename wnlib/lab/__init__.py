@@ -1,7 +1,14 @@
-"""What one does with wnlib: record runs, resume them, compare them, time them, draw them."""
+"""What one does with wnlib: record runs, resume them, compare them, time them, draw them.
+
+With it, a process keeps the memory that it frees, and whitenings are kept in the cache folder.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from wnlib import inputs
+from wnlib.lab.memory import keep_memory
+from wnlib.lab.whitening import Whitenings
 
 if TYPE_CHECKING:
     from wnlib.lab.checkup import check
@@ -57,6 +64,10 @@ _HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs
 _HOMES |= {"record_in_turns": "resume"}
 _HOMES |= {"check": "checkup", "estimate": "forecast"}
 _HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
+
+
+inputs.fitted = Whitenings()
+keep_memory()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """The same training as people usually write it in PyTorch: what to measure wnlib beside."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,7 +22,7 @@ class Images(Dataset):
         self.images = data.train_images.permute(0, 2, 3, 1).numpy()  # (N, 32, 32, 3)
         self.labels = data.train_labels.tolist()
         half = (0.5, 0.5, 0.5)
-        self.transform = transforms.Compose(
+        self.transform: Callable[[Any], Tensor] = transforms.Compose(
             [transforms.ToTensor(), transforms.Normalize(half, half)]
         )
 

@@ -17,12 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
 from torch.nn.utils import parametrizations
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from wnlib._cpu import keep_memory
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.inputs import ZCA, symmetric
 from wnlib.lab import baseline
@@ -49,7 +47,6 @@ def steps(
     model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False
 ) -> Iterator[None]:
     """Training steps as `wnlib.train` takes them, one a `next`, on the images' device."""
-    keep_memory()
     device = images.device
     model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
@@ -111,7 +108,7 @@ def compare_steps(
 ) -> dict[str, float]:
     """A full step with weight norm, beside that of the usual script; images a second of each.
 
-    Both in this process, so the memory that `keep_memory` keeps is there for both.
+    Both in this process, so the memory that the lab keeps is there for both.
     """
     recipe = Recipe.paper(Norm.WN).replace(width=width)
     ways = {
@@ -265,7 +262,7 @@ def profile_steps(
 def _by_group(watched: torch_profile, device: torch.device) -> dict[str, float]:
     milliseconds = dict.fromkeys(GROUPS, 0.0)
     for event in watched.key_averages():
-        if event.device_type != DeviceType.CPU:
+        if event.device_type.name != "CPU":
             continue  # a kernel on the GPU, whose time its operator has too
         cuda = device.type == "cuda"
         self_time = event.self_device_time_total if cuda else event.self_cpu_time_total

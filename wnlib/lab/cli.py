@@ -322,7 +322,11 @@ def _default_folder(
     seeds: Sequence[int],
 ) -> Path:
     """Named by what all of its runs have in common, and is not the default."""
-    words = [f"width{arguments.width}", *recipes * (len(recipes) == 1), str(arguments.epochs)]
+    words = [
+        f"width{arguments.width}",
+        *(recipes if len(recipes) == 1 else ()),
+        str(arguments.epochs),
+    ]
     words += [f"lr{lr:g}" for lr in lrs if len(lrs) == 1 and lr is not None]
     words += ["exp"] * (tuple(scales) == ("exp",))
     words += [f"seed{seed}" for seed in seeds if len(seeds) == 1 and seed > 0]

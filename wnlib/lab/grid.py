@@ -167,6 +167,7 @@ def run_grid(
         for i, plan in enumerate(todo)
     ]
     where: AbstractContextManager[Any] = _on_cluster(cluster) if cluster else nullcontext()
+    how: dict[str, Any] = {"return_as": "generator_unordered", "batch_size": 1}
     lock = threading.RLock()
 
     def show_rows(plan: Plan, run: Run) -> None:
@@ -179,7 +180,7 @@ def run_grid(
     try:
         with made(out), where, _watching(todo, data, show_rows):
             with _interrupts_held():
-                ended = Parallel(jobs, return_as="generator_unordered", batch_size=1)(work)
+                ended: Any = Parallel(jobs, **how)(work)
             for i, result in ended:
                 plan = todo[i]
                 if isinstance(result, Run):
@@ -260,7 +261,7 @@ def _on_cluster(address: str) -> Iterator[None]:
     for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks of every lost connection
     try:
-        client = Client(address, timeout=5, set_as_default=False)
+        client: Any = Client(address, timeout=5, set_as_default=False)
     except Exception:  # of several kinds: no such host, no such port, nobody there
         raise RunError(f"no Dask scheduler answers at {address}") from None
     with client:

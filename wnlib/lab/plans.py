@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
 from wnlib.train import State
+
+T = TypeVar("T")
 
 
 class Setting(NamedTuple):
@@ -53,11 +55,11 @@ def plan_grid(
     Raises:
         ValueError: a value that no recipe can have, or nothing is left: exp takes weight norm.
     """
-    axes = [list(dict.fromkeys(axis)) for axis in (seeds, recipes, lrs, scales, norms)]
+    axes = _once(seeds), _once(recipes), _once(lrs), _once(scales), _once(norms)
     several = [len(axis) > 1 for axis in axes]
     plans = []
     for seed, recipe, lr, scale, norm in product(*axes):
-        changes = {"width": width, "epochs": epochs, "seed": seed, "scale": scale}
+        changes: dict[str, Any] = {"width": width, "epochs": epochs, "seed": seed, "scale": scale}
         if scale == "exp" and not norm.weight_normalized:
             continue
         if lr is not None:
@@ -71,6 +73,10 @@ def plan_grid(
     if not plans:
         raise ValueError("exp is a scale of weight norm: the norms must have wn or wn_mobn")
     return plans
+
+
+def _once(values: Sequence[T]) -> list[T]:
+    return list(dict.fromkeys(values))
 
 
 def _digits(value: float | None) -> str:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from wnlib.lab.runs import Run, compare, smooth
 from wnlib.layers import Norm
+from wnlib.train import State
 
 Theme = Literal["light", "dark"]
 
@@ -240,7 +241,7 @@ def _curves(
     elif named:
         axes.legend(frameon=False)
         gone = filter(_diverged, runs)
-        text = "\n".join(f"{r.norm.label}: diverged at epoch {len(r.rows)}" for r in gone)
+        text = "\n".join(f"{run.norm.label}: {run.outcome}" for run in gone)
         axes.text(0.01, 0.01, text, transform=axes.transAxes, fontsize="small")
 
 
@@ -254,7 +255,7 @@ def _leave_out_divergence(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _diverged(run: Run) -> bool:
-    return run.state.startswith("diverged")
+    return run.state is State.DIVERGED
 
 
 def _alt(title: str, what: str, runs: Sequence[Run]) -> str:
@@ -275,7 +276,7 @@ def _undated(suffix: str) -> dict[str, None] | None:
 @contextmanager
 def _theme(theme: Theme) -> Iterator[None]:
     ink = INK[theme]
-    settings = {
+    settings: dict[Any, Any] = {
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), ink),
         **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER_COLOUR[theme]),

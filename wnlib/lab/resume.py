@@ -30,7 +30,7 @@ from wnlib.lab.runs import Run, RunError, write_whole
 from wnlib.recipe import Recipe
 from wnlib.train import Row, State, Training, autocast_type
 
-FORMAT = 2  # of a checkpoint; before wnlib 0.3 they had none
+FORMAT = 2  # of a checkpoint; the first ones had no number
 ELSEWHERE = "choose another folder"
 NO_MEMORY = "there is not enough memory; a smaller width takes less. What is recorded stays"
 

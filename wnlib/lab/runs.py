@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -18,6 +18,7 @@ from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wnlib.layers import Norm
 from wnlib.recipe import Recipe
@@ -30,6 +31,9 @@ HEADER = ",".join(Row._fields)
 # lists each run's best epoch on the test set (tests compare it with the recorded curves).
 PAPER = dict(zip(Norm, (0.0843, 0.0846, 0.0852, 0.0805, 0.0731), strict=True))
 REPORT = dict(zip(Norm, (0.1904, 0.1788, 0.1921, 0.1917, 0.1833), strict=True))
+
+
+_PAPER = Recipe.paper(Norm.WN)
 
 
 class RunError(RuntimeError):
@@ -141,7 +145,7 @@ class Run:
         if type(schema) is not int or schema != SCHEMA:
             raise RunError(f"{path} has schema {short(schema)}; this wnlib reads {SCHEMA}")
         try:
-            run = cls(Recipe(**content.pop("recipe")))
+            run = cls(_recipe(content.pop("recipe")))
             outcome, run.source = content.pop("state"), content.pop("source")
             if not (isinstance(run.source, str) and run.source.isprintable() and run.source):
                 raise ValueError(f"source is a short name, not {short(run.source)}")
@@ -163,6 +167,15 @@ class Run:
         raise RunError(
             f"{path} says {short(outcome)}, but history.csv has {epochs} of {whole} epochs"
         )
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    """From JSON, where a number may have come as text."""
+    for name in dict(values).keys() & vars(_PAPER).keys() - {"norm"}:
+        value, kind = values[name], type(getattr(_PAPER, name))
+        if type(value) is not kind and (type(value), kind) != (int, float):
+            raise ValueError(f"{name} is of type {kind.__name__}, not {short(value)}")
+    return Recipe(**values)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -229,7 +242,7 @@ def load_runs(folder: Path | str) -> list[Run]:
     return sorted((Run.load(p.parent) for p in paths), key=lambda run: order.index(run.norm))
 
 
-def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.ndarray:
+def smooth(values: ArrayLike, window: int = 51, degree: int = 10) -> np.ndarray:
     """Savitzky-Golay: in a window that slides along, the value of a fitted polynomial.
 
     Args:
@@ -248,13 +261,13 @@ def smooth(values: Sequence[float], window: int = 51, degree: int = 10) -> np.nd
 
     if window < 1 or window % 2 == 0 or degree < 0:
         raise ValueError(f"window is odd and degree from 0 up, not {window} and {degree}")
-    values = np.asarray(values, float)
-    smoothed = np.full(len(values), np.nan)
-    known = np.flatnonzero(np.isfinite(values))
+    raw = np.asarray(values, float)
+    smoothed = np.full(len(raw), np.nan)
+    known = np.flatnonzero(np.isfinite(raw))
     for at in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
         if len(at):
             width = min(window, len(at) - (len(at) % 2 == 0))
-            smoothed[at] = savgol_filter(values[at], width, min(degree, width - 1))
+            smoothed[at] = savgol_filter(raw[at], width, min(degree, width - 1))
     return smoothed
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import traitlets
 
@@ -78,11 +78,12 @@ class FiveCurves(Figure):
         # Who recorded what each name stands for: only one program's runs differ by seed alone.
         self._origins: dict[str, set[str]] = {}
         if isinstance(runs, Mapping):
-            runs = {name: list(group) for name, group in runs.items()}
-            self._origins = {name: {r.source for r in group} for name, group in runs.items()}
+            named = cast("Mapping[str, Iterable[Run]]", runs)
+            groups = {name: list(group) for name, group in named.items()}
+            self._origins = {name: {r.source for r in group} for name, group in groups.items()}
             runs = [
                 dataclasses.replace(run, source=name)
-                for name, group in runs.items()
+                for name, group in groups.items()
                 for run in group
             ]
         self.runs = list(runs)
@@ -197,9 +198,7 @@ def _named(group: list[Run]) -> list[tuple[Run, str]]:
 
 def _columns(run: Run, name: str) -> dict[str, Any]:
     """What was recorded, a list a column; a column with nothing in it is left out."""
-    diverged = run.state.startswith("diverged")
-    state = f"diverged at epoch {len(run.rows)}" if diverged else str(run.state)
-    columns: dict[str, Any] = {"name": name, "source": run.source, "state": state}
+    columns: dict[str, Any] = {"name": name, "source": run.source, "state": run.outcome}
     wall = run.provenance.get("wall_seconds")
     if wall is not None:
         columns["wall"] = wall
