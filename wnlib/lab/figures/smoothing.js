@@ -4,7 +4,7 @@ import { cut, hatMatrix, smooth, windowStart } from "./savgol.js";
 const LOOK = `
 .below { width: 100%; max-height: none; }
 .below caption { text-align: left; padding: 0.3rem 0; }
-.below th, .below td { padding: 0.15em 0.45em; }
+.below th, .below td { padding: 0.15em 0.4em; }
 .below td { white-space: nowrap; }
 .below th[scope="row"] { text-align: left; }
 .below tr.chosen { font-weight: 600; }
@@ -139,7 +139,7 @@ function build(stage) {
         window,
         degree,
       );
-      const cells = [percent(r.last), percent(r.smoothed), percent(r.mean), `${percent(r.lowest)} (${r.epoch})`];
+      const cells = [...[r.last, r.smoothed, r.mean].map((v) => v.toFixed(2)), `${r.lowest.toFixed(2)} (${r.epoch})`];
       return h(
         "tr",
         { class: run.norm === stage.get("norm") ? "chosen" : null },
@@ -153,7 +153,7 @@ function build(stage) {
       h(
         "table",
         {},
-        h("caption", {}, "What each run could report: its last epoch, that smoothed, the mean of the last 20, its lowest"),
+        h("caption", {}, "What each run could report, in percent: its last epoch, that smoothed, the mean of the last 20, its lowest"),
         h("thead", {}, h("tr", {}, cells)),
         h("tbody", {}, rows),
       ),
