@@ -28,6 +28,9 @@ def test_the_end_bends_less_with_the_degree(context: BrowserContext) -> None:
     report = load_runs(RUNS / "report-2019")
     page = shown(context, Smoothing(report, norm="mobn"))
     read = page.locator(".read")
+    inputs = page.locator("figure input:visible")
+    assert [node.get_attribute("data-name") for node in inputs.all()] == ["window", "degree"]
+    page.locator("summary", has_text="more").click()
     errors = 100 * report[2].column("test_error")
     for degree in (10, 3, 1):
         page.get_by_role("slider", name="Degree").fill(str(degree))
@@ -36,7 +39,7 @@ def test_the_end_bends_less_with_the_degree(context: BrowserContext) -> None:
         found = re.match(r"Epoch 200: recorded 22.36 %, smoothed ([\d.]+) %", read.inner_text())
         # In wide windows scipy loses digits above degree 5.
         assert float(found[1]) == pytest.approx(end, abs=0.006 if degree < 6 else 0.1)
-        assert f"{found[1]} %" in page.locator("tr.chosen").inner_text()
+        assert found[1] in page.locator("tr.chosen").inner_text()
     page.get_by_label("batch norm", exact=True).check()
     expect(page.locator("tr.chosen")).to_contain_text("batch norm")
     page.get_by_role("application").focus()
@@ -46,6 +49,24 @@ def test_the_end_bends_less_with_the_degree(context: BrowserContext) -> None:
     page.get_by_role("button", name="Reset").click()
     expect(page.locator("tr.chosen")).to_contain_text("mean-only BN")
     expect(read).to_contain_text("Epoch 200")
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_the_readings_fit_a_phone(context: BrowserContext, width: int) -> None:
+    page = shown(context, Smoothing(load_runs(RUNS / "report-2019")))
+    page.set_viewport_size({"width": width, "height": 800})
+    page.locator("summary", has_text="more").click()
+    checks.redrawn(page)
+    edges = page.evaluate(
+        """() => {
+          const root = document.querySelector(".wn-figure > div").shadowRoot;
+          const inside = root.querySelector(".below").getBoundingClientRect().right;
+          const cells = [...root.querySelectorAll(".below td")];
+          return [inside, Math.max(...cells.map((cell) => cell.getBoundingClientRect().right))];
+        }"""
+    )
+    assert edges[1] <= edges[0]
+    assert checks.wider_than_a_phone(page) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])

@@ -129,6 +129,13 @@ def test_the_axis_is_that_of_the_long_end(javascript):
     wild = {"raw": [0.6] + [0.9] * 12, "values": [0.6] + [0.9] * 12, "best": 0, "diverged": "yes"}
     expression = "m.rangeOf(c, [], false, whole)"
     assert javascript("history", expression, c=[one, wild], whole=False) == [0.2, 0.24]
+    # Nor is the room for them given away to a round number far below.
+    long = np.linspace(0.33, 0.146, 30).tolist()
+    low, high = javascript(
+        "history", expression, c=[{"raw": long, "values": long, "best": 29}], whole=False
+    )
+    assert low == 0.14
+    assert high < 0.3
     assert javascript("history", expression, c=[one], whole=True)[1] == 0.6
     assert javascript("history", expression, c=[wild], whole=False)[1] >= 0.9
 

@@ -106,7 +106,7 @@ export function rangeOf(all, extra = [], log = false, whole = true) {
   if (!(high >= low)) return log ? [0.1, 1] : [0, 1];
   if (log) return [low * 0.93, high * 1.07];
   if (high === low) return [low - 0.1 * (Math.abs(low) || 1), high + 0.1 * (Math.abs(high) || 1)];
-  const marks = ticks(low, high);
+  const marks = ticks(low, high, focus ? 12 : 5);
   const step = marks.length > 1 ? marks[1] - marks[0] : high - low;
   // Whole steps: an axis that grows with a run in training then moves rarely.
   return [Math.floor(low / step + 1e-9), Math.ceil(high / step - 1e-9)].map((k) => Number((k * step).toPrecision(12)));

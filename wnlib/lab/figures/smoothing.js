@@ -4,7 +4,9 @@ import { cut, hatMatrix, smooth, windowStart } from "./savgol.js";
 const LOOK = `
 .below { width: 100%; max-height: none; }
 .below caption { text-align: left; padding: 0.3rem 0; }
-.below th, .below td { white-space: nowrap; padding: 0.15em 0.45em; }
+.below th, .below td { padding: 0.15em 0.4em; }
+.below td { white-space: nowrap; }
+.below th[scope="row"] { text-align: left; }
 .below tr.chosen { font-weight: 600; }
 .read { margin: 0.25rem 0; }
 `;
@@ -34,16 +36,18 @@ export function readings(values, window, degree) {
 function build(stage) {
   stage.figure.append(h("style", {}, LOOK));
   const runs = stage.get("data").runs;
-  stage.choice("norm", "Run", Object.fromEntries(runs.map(({ norm }) => [norm, NORMS[norm].label])));
   const odd = Array.from({ length: 50 }, (_, i) => 2 * i + 3);
   stage.slider("window", "Window", { values: odd, show: (v) => `${v} epochs` });
   stage.slider("degree", "Degree", { min: 0, max: 10, show: String });
-  stage.choice("part", "Epochs", { end: "the last 75", all: "all" });
+  const parent = h("div", { class: "controls" });
+  stage.choice("norm", "Run", Object.fromEntries(runs.map(({ norm }) => [norm, NORMS[norm].label])), { parent });
+  stage.choice("part", "Epochs", { end: "the last 75", all: "all" }, { parent });
   stage.bind("at");
   const axes = new Axes(stage, { label: "One run's test error, smoothed", margin: { right: 18 } });
   const read = h("p", { class: "read" });
   const below = h("div", { class: "below scroll", tabindex: 0, role: "region", "aria-label": "Readings of all runs" });
-  stage.canvas.after(read, below);
+  const more = h("details", { class: "more" }, h("summary", {}, "more"), parent, below);
+  stage.canvas.after(read, more);
   const values = () => (runs.find(({ norm }) => norm === stage.get("norm")) ?? runs[0]).test_error.map((v) => 100 * v);
   const moveTo = (x) => {
     const [count, to] = [values().length, Math.max(1, Math.round(x))];
@@ -53,7 +57,7 @@ function build(stage) {
 
   return () => {
     if (!runs.length) {
-      axes.svg.style.display = "none";
+      axes.svg.style.display = more.style.display = "none";
       return stage.message("No run with the test errors of all its epochs.");
     }
     const [window, degree, all] = [stage.get("window"), stage.get("degree"), values()];
@@ -135,21 +139,21 @@ function build(stage) {
         window,
         degree,
       );
-      const cells = [percent(r.last), percent(r.smoothed), percent(r.mean), `${percent(r.lowest)} (${r.epoch})`];
+      const cells = [...[r.last, r.smoothed, r.mean].map((v) => v.toFixed(2)), `${r.lowest.toFixed(2)} (${r.epoch})`];
       return h(
         "tr",
         { class: run.norm === stage.get("norm") ? "chosen" : null },
-        h("th", { scope: "row" }, NORMS[run.norm].label),
         cells.map((cell) => h("td", {}, cell)),
+        h("th", { scope: "row" }, NORMS[run.norm].label),
       );
     });
-    const head = ["", "last epoch", "last, smoothed", "mean of last 20", "lowest (epoch)"];
+    const head = ["last", "smoothed", "mean of 20", "lowest (epoch)", ""];
     const cells = head.map((name) => (name ? h("th", { scope: "col" }, name) : h("td")));
     below.replaceChildren(
       h(
         "table",
         {},
-        h("caption", {}, "What each run could report; the report’s table has the lowest"),
+        h("caption", {}, "What each run could report, in percent: its last epoch, that smoothed, the mean of the last 20, its lowest"),
         h("thead", {}, h("tr", {}, cells)),
         h("tbody", {}, rows),
       ),

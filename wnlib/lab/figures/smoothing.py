@@ -36,7 +36,7 @@ class Smoothing(Figure):
     at = traitlets.Int(None, allow_none=True).tag(sync=True)
     part = traitlets.Enum(("end", "all"), "end").tag(sync=True)
     title = traitlets.Unicode(
-        "Lower the degree, change the window: how much of the curve's end is the curve?"
+        "Lower the degree: how much of the curve's end is the last epoch?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
         "Dots: the recorded test errors. Solid: smoothed. Dashed: the polynomial fitted in the "
