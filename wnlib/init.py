@@ -81,8 +81,8 @@ def data_dependent_init_(
                 off = max(off, (mean / sigmas[layer]).abs().max().item())
             if not off < TOLERANCE:
                 raise ValueError(
-                    f"{names[layer]}: mean and deviation of its outputs are {off:.2g} off after init"
-                    "ialization; is it used twice, is its weight shared, or does a hook compute it?"
+                    f"{names[layer]}: mean and deviation of its outputs are {off:.2g} off after "
+                    "initialization; is it used twice, does it share its weight, or is it hooked?"
                 )
             return t
         scale, log = _scale(layer, names[layer])
