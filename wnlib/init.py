@@ -79,12 +79,12 @@ def data_dependent_init_(
             off = (std - 1).abs().max().item()
             if norm is None and layer.bias is not None:
                 off = max(off, (mean / sigmas[layer]).abs().max().item())
-            if not off < TOLERANCE:
-                raise ValueError(
-                    f"{names[layer]}: mean and deviation of its outputs are {off:.2g} off after "
-                    "initialization; is it used twice, does it share its weight, or is it hooked?"
-                )
-            return t
+            if off < TOLERANCE:
+                return t
+            raise ValueError(
+                f"{names[layer]}: mean and deviation of its outputs are {off:.2g} off after "
+                "initialization; is it used twice, is its weight shared, or does a hook compute it?"
+            )
         scale, log = _scale(layer, names[layer])
         factor = std.view(Units(layer).norm(layer.weight).shape)
         scale.copy_(scale - factor.log() if log else scale / factor)
