@@ -11,7 +11,7 @@ from wnlib.lab import Run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise"}  # its networks are measured, and not kept
-BEGUN = {"full", "dropout", "rates"}  # hours long: recorded one run after the other
+BEGUN = {"full", "dropout", "rates", "frozen"}  # long: recorded one run after the other
 
 
 def test_every_recorded_run_is_one_of_an_experiment():
