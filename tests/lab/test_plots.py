@@ -17,11 +17,12 @@ from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs, plot_running_time, plot_test_error, plot_training_loss, table
 from wnlib.lab.plots import COLOURS, INK, PAPER_COLOUR, STYLES, Plot
 from wnlib.lab.runs import PAPER, REPORT, Row, smooth
+from wnlib.train import State
 
 BOOK_RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
 
 
-def run_of(norm, errors, state="finished", source="wnlib", seconds=2.0):
+def run_of(norm, errors, state=State.FINISHED, source="wnlib", seconds=2.0):
     rows = [
         Row(i, 0.003, 2.0 / i, math.nan, math.nan, error, seconds)
         for i, error in enumerate(errors, 1)
@@ -103,7 +104,7 @@ def test_a_name_is_no_formula(runs, name, plot, tmp_path):
 
 
 def test_a_diverged_run_is_said_to_be(runs):
-    diverged = run_of("none", [0.5, 0.9], "diverged at epoch 2")
+    diverged = run_of("none", [0.5, 0.9], State.DIVERGED)
     (axes,) = plot_test_error([diverged, *runs[1:]]).figure().axes
     assert any("normal: diverged at epoch 2" in text.get_text() for text in axes.texts)
 
@@ -111,7 +112,7 @@ def test_a_diverged_run_is_said_to_be(runs):
 @pytest.mark.parametrize("losses", [[math.nan], [math.inf], [2.0, math.nan], [2.0, 3e38]])
 @pytest.mark.parametrize("error", [0.9, math.nan])
 def test_a_run_that_diverges_at_once_is_drawn_with_the_others(runs, losses, error):
-    gone = run_of("none", [error] * len(losses), f"diverged at epoch {len(losses)}")
+    gone = run_of("none", [error] * len(losses), State.DIVERGED)
     gone.rows = [r._replace(train_loss=v) for r, v in zip(gone.rows, losses, strict=True)]
     for shown in ([gone, *runs[1:]], [gone]):
         for plot in (plot_test_error(shown, smoothed=True), plot_training_loss(shown)):
