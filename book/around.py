@@ -61,22 +61,24 @@ def address(app: Sphinx, config: Config) -> None:
 
 def describe(doctree: nodes.document) -> str:
     """The first sentences that need no formula, cut to what is shown."""
+    said = ""
     for paragraph in doctree.findall(nodes.paragraph):
         if not isinstance(paragraph.parent, nodes.section):
             continue
         paragraph = paragraph.deepcopy()
         for formula in list(paragraph.findall(nodes.math)):
             formula.replace_self(nodes.Text("$"))
-        text = re.sub(
-            r"\s*\[[^]]*\]", "", " ".join(paragraph.astext().split())
-        )
+        text = " ".join(paragraph.astext().split())
+        text = re.sub(r"\s*\[[^]]*\]", "", text)  # citations
         sentences = re.split(r"(?<=[.?!]) ", text)
-        text = " ".join(one for one in sentences if "$" not in one)
-        if len(text) > LENGTH:
-            text = re.sub(r"\W*\s\S*$", "", text[:LENGTH]) + " …"
-        if text:
-            return text
-    return ""
+        said = " ".join(
+            [said, *(s for s in sentences if "$" not in s)]
+        ).strip()
+        if len(said) > LENGTH:
+            return re.sub(r"\W*\s\S*$", "", said[:LENGTH]) + " …"
+        if len(said) > LENGTH / 3:
+            break
+    return said
 
 
 def fill(
