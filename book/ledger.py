@@ -63,6 +63,14 @@ def tagged_cells(folder=HERE):
     return found
 
 
+def place(cell):
+    """The chapter by its number, a reference page by its name."""
+    number, _, _ = cell.chapter.partition("-")
+    if number.isdigit():
+        return f"chapter {int(number)}"
+    return cell.chapter.replace("-", " ")
+
+
 def lines_of(claim, cell):
     """The lines that the claim asks for.
 
@@ -172,9 +180,8 @@ class Ledger:
             printed = escape("\n".join(lines_of(claim, cell)))
             shown += (
                 f"<pre>{printed}</pre>"
-                f'<small><a href="{escape(address(cell))}">chapter '
-                f"{int(cell.chapter[:2])}, {escape(cell.heading)}</a>"
-                "</small>"
+                f'<small><a href="{escape(address(cell))}">'
+                f"{place(cell)}, {escape(cell.heading)}</a></small>"
             )
         return (
             f'<tr><th scope="row"><b>{text["id"]}</b> {text["claim"]} '

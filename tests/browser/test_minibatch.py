@@ -122,6 +122,7 @@ def test_measured_beside_the_first_order(show: Show) -> None:
 def test_drawn_again_it_differs_and_reset_brings_it_back(show: Show) -> None:
     page = show(BatchNoise(n=20))
     first = page.locator("figure svg").nth(1).inner_html()
+    page.locator("summary", has_text="more").click()
     page.get_by_role("button", name="Draw again").click()
     expect(page.locator("figure svg").nth(1)).not_to_have_js_property("innerHTML", first)
     page.get_by_role("button", name="Reset").click()
