@@ -37,7 +37,8 @@ site: $(SITE) ## only build the book, strictly, into _build/html
 
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
 # --all: without it a style sheet that changed alone would stay behind.
-$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py wnlib/lab/figures/*) | setup
+$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py wnlib/lab/figures/*) \
+         tools/plain.py tools/repository.py tools/setup_cell.py | setup
 	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
 	@$(VENV)/jupyter-book build . --all -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \

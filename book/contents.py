@@ -17,7 +17,6 @@ table.wn-contents.wn-contents {display: table; width: 100%}
 .wn-contents.wn-contents :is(th, td):nth-child(n + 3) {
   text-align: right; white-space: nowrap;
 }
-.wn-contents small {display: block}
 """
 
 
@@ -88,6 +87,6 @@ class Contents:
             f"<tr><td>{number}</td>"
             f'<th scope="row"><a href="{escape(one.page)}.html">'
             f"{escape(one.title)}</a>"
-            f"<small>{escape(self.about[one.page])}</small></th>"
+            f"<br><small>{escape(self.about[one.page])}</small></th>"
             f"<td>{one.minutes}</td><td>{one.seconds}</td></tr>"
         )

@@ -1,7 +1,7 @@
 """The noise that a minibatch's statistics add in a network, layer by layer.
 
 python book/noise.py RUN ... measures trained networks, from the
-checkpoints in their folders, and prints the record of chapter 4.
+checkpoints in their folders, and prints the record of chapter 3.
 `make record NAME=noise` trains them first.
 """
 

@@ -51,8 +51,9 @@ def losses(method, size, rate, seed, data, epochs=EPOCHS):
     data_dependent_init_(model, images[:500])
     adam = torch.optim.Adam(model.parameters(), rate)
     model.train()
+    seen = []
     for _ in range(epochs):
-        seen = []
+        seen.clear()
         for chosen in torch.randperm(len(images)).split(size):
             loss = F.cross_entropy(model(images[chosen]), labels[chosen])
             adam.zero_grad()
@@ -70,13 +71,13 @@ def measure():
     """All of them; each method at the rate with its least training loss."""
     data, rows = load_cifar10(), []
     for method, size in itertools.product(METHODS, SIZES):
-        best = None
+        tried = []
         for rate in RATES:
             runs = [losses(method, size, rate, s, data) for s in SEEDS]
             loss = statistics.fmean(loss for loss, _ in runs)
-            if best is None or loss < best["loss"]:
-                errors = [error for _, error in runs]
-                best = {"rate": rate, "loss": loss, "errors": errors}
+            errors = [error for _, error in runs]
+            tried.append({"rate": rate, "loss": loss, "errors": errors})
+        best = min(tried, key=lambda one: one["loss"])
         rows.append({"method": method, "size": size, **best})
         print(rows[-1], file=sys.stderr)
     return {

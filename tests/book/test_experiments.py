@@ -1,5 +1,6 @@
 """The recorded experiments are those that the command would record again."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -7,7 +8,9 @@ import sys
 import pytest
 from record import BEYOND, EXPERIMENTS, MEASURED, ROOT, main
 
+from wnlib import Recipe, load_cifar10
 from wnlib.lab import Run
+from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise"}  # its networks are measured, and not kept
@@ -54,3 +57,19 @@ def test_noise_of_no_run_is_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_noise_of_a_trained_network(tmp_path):
+    recipe = Recipe.paper("bn").replace(width=4, epochs=1)
+    data = load_cifar10()
+    record_run(recipe, data, tmp_path, device="cpu")
+    sys.path.insert(0, str(BOOK))
+    try:
+        noise = importlib.import_module("noise")
+    finally:
+        sys.path.remove(str(BOOK))
+    table = noise.measure(tmp_path, data, draws=50)["kurtosis"]
+    assert len(table) == 10
+    for layer in table.values():  # nearly Gaussian means, heavier tails of both together
+        assert abs(layer["mean-only BN"] - 3) < 1
+        assert layer["batch norm"] > layer["mean-only BN"] - 0.5
