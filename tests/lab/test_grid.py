@@ -165,18 +165,22 @@ def test_a_stopped_command_leaves_no_process_behind(tmp_path, how):
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
     )  # fmt: skip
-    until(lambda: epochs_below(tmp_path) >= 1)
-    workers = children(process.pid)
-    assert len(workers) >= 2
-    if how is signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does it: to all of them
-        _, said = process.communicate(timeout=LIMIT)
-        assert process.returncode == 2
-        assert said == "wnlib: stopped; the same command goes on from the last whole epoch\n"
-    else:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    try:
+        until(lambda: epochs_below(tmp_path) >= 1)
+        workers = children(process.pid)
+        assert len(workers) >= 2
+        if how is signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does it: to all of them
+            _, said = process.communicate(timeout=LIMIT)
+            assert process.returncode == 2
+            assert said == "wnlib: stopped; the same command goes on from the last whole epoch\n"
+        else:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+    finally:
+        if process.poll() is None:  # a failing test leaves nothing behind either
+            os.killpg(process.pid, signal.SIGKILL)
     until(lambda: not any(alive(worker) for worker in workers))
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"seed0", "seed1"}
 
