@@ -1,7 +1,7 @@
 // On paper a page is light, and a live figure is what it shows, without its controls.
 "use strict";
 (() => {
-  const PAPER = "@media print { .controls, button { display: none } figure { border: 0; padding: 0 } }";
+  const PAPER = "@media print { .controls, button, .more { display: none } figure { border: 0; padding: 0 } }";
   const root = document.documentElement;
   let theme;
   addEventListener("beforeprint", () => {

@@ -55,4 +55,4 @@ def test_what_a_step_frees_is_kept_for_the_next():
 def test_init_holds_few_copies_of_a_layer(norm):
     layer = 400 * 24 * 32 * 32 * 4 / 1e6  # MB, fp32
     [grown] = _printed(PEAK.format(norm=norm))
-    assert layer < grown < 6 * layer
+    assert layer < grown < 6.5 * layer
