@@ -117,23 +117,13 @@ def _part(axes, x, y, name, part):
         (x, y), 0.8, 0.54, ls=style, fc=(color, 0.16), ec=color, **_ROUND
     )
     axes.add_patch(box)
-    low = "\n" in detail
-    axes.text(
-        x + 0.4,
-        y + (0.13 if low else 0.19),
-        name,
-        ha="center",
-        va="center",
-        weight="bold",
-    )
-    axes.text(
-        x + 0.4,
-        y + (0.37 if low else 0.4),
-        detail,
-        ha="center",
-        va="center",
-        linespacing=1.0,
-    )
+    heights = (0.13, 0.37) if "\n" in detail else (0.19, 0.4)
+    for text, height, weight in zip(
+        (name, detail), heights, ("bold", "normal"), strict=True
+    ):
+        at = x + 0.4, y + height
+        look = {"ha": "center", "va": "center", "linespacing": 1.0}
+        axes.text(*at, text, weight=weight, **look)
 
 
 def _arrow(axes, start, end):

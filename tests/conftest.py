@@ -1,12 +1,15 @@
 """What every test may use: the embedded sample, and a cache that is not the user's."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -123,3 +126,11 @@ def javascript():
 
 def pytest_configure(config: pytest.Config):
     config.addinivalue_line("markers", "device: on the best device there is, not only on the CPU")
+
+
+@pytest.fixture(scope="session")
+def beside() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a module that lies beside the notebooks, as they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "book"))
+        yield importlib.import_module

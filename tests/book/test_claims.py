@@ -1,11 +1,9 @@
 """The ledger: every claim has its cell, every verdict its form, and a false one is found."""
 
 import dataclasses
-import importlib.util
 import json
 import re
 import shutil
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,14 +14,9 @@ CLAIMS = json.loads((BOOK / "claims.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def ledger():
+def ledger(beside):
     """The module beside the notebook."""
-    spec = importlib.util.spec_from_file_location("ledger", BOOK / "ledger.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "ledger", module)
-        spec.loader.exec_module(module)
-        yield module
+    return beside("ledger")
 
 
 @pytest.fixture(scope="module")

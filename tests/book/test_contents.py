@@ -1,9 +1,7 @@
 """The first page's map of the chapters: all of them, with what they say of themselves."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,9 @@ BOOK = Path(__file__).parent.parent.parent / "book"
 
 
 @pytest.fixture(scope="module")
-def contents():
+def contents(beside):
     """book/contents.py, as the first page imports it."""
-    spec = importlib.util.spec_from_file_location("contents", BOOK / "contents.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "contents", module)
-        spec.loader.exec_module(module)
-        yield module
+    return beside("contents")
 
 
 def notebook(folder, text, code="x = 1\n"):

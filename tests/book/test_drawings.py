@@ -1,6 +1,5 @@
 """The drawings say what the network is: read off the model, not typed."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,9 @@ BOOK = Path(__file__).parent.parent.parent / "book"
 
 
 @pytest.fixture(scope="module")
-def drawings():
+def drawings(beside):
     """book/drawings.py, as the chapters import it."""
-    spec = importlib.util.spec_from_file_location("drawings", BOOK / "drawings.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return beside("drawings")
 
 
 @pytest.mark.parametrize("width", [4, 96])

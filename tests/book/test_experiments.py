@@ -1,6 +1,5 @@
 """The recorded experiments are those that the command would record again."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -59,16 +58,11 @@ def test_noise_of_no_run_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_noise_of_a_trained_network(tmp_path):
+def test_noise_of_a_trained_network(beside, tmp_path):
     recipe = Recipe.paper("bn").replace(width=4, epochs=1)
     data = load_cifar10()
     record_run(recipe, data, tmp_path, device="cpu")
-    sys.path.insert(0, str(BOOK))
-    try:
-        noise = importlib.import_module("noise")
-    finally:
-        sys.path.remove(str(BOOK))
-    table = noise.measure(tmp_path, data, draws=50)["kurtosis"]
+    table = beside("noise").measure(tmp_path, data, draws=50)["kurtosis"]
     assert len(table) == 10
     for layer in table.values():  # nearly Gaussian means, heavier tails of both together
         assert abs(layer["mean-only BN"] - 3) < 1

@@ -1,6 +1,5 @@
 """The report's runs as recorded: three networks under five names, started without data."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,12 +14,9 @@ GRAPHS = json.loads((BOOK / "records" / "report-graphs.json").read_text(encoding
 
 
 @pytest.fixture(scope="module")
-def coded():
+def coded(beside):
     """The module beside the notebooks."""
-    spec = importlib.util.spec_from_file_location("report_as_coded", BOOK / "report_as_coded.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return beside("report_as_coded")
 
 
 @pytest.mark.parametrize("norm", Norm)
