@@ -14,6 +14,8 @@ export PYTHON
 # GNU OpenMP's threads wait by spinning: beside other work a step of two threads takes twenty times as long.
 export OMP_WAIT_POLICY ?= passive
 VENV := .venv/bin
+# One process more than there are cores: while one waits for a page or a kernel, another has its core.
+SIDE_BY_SIDE := -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
@@ -52,21 +54,18 @@ $(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py wnli
 offline: site ## one archive of the built book, read from a folder by double click, without a network
 	@$(VENV)/python tools/offline.py _build/html _build/weight-normalization.zip
 
-test: setup ## every test, then every notebook against its stored outputs
-	@status=0; \
-	$(VENV)/python -m pytest || status=1; \
-	$(VENV)/python -m pytest --nbval book || status=1; \
-	exit $$status
+test: setup ## every test, and every notebook against its stored outputs
+	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book tests
 
 coverage: setup ## every test, and whether it reaches each line of the core and 95 % of the lab's
-	@$(VENV)/python -m pytest --cov --cov-report=
+	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=
 	@status=0; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/*.py' --fail-under=100 || status=1; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/lab/**' --fail-under=95 || status=1; \
 	exit $$status
 
 notebooks: setup ## only the notebooks, against their stored outputs
-	@$(VENV)/python -m pytest --nbval book
+	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book
 
 measure: setup ## what a reader waits for and carries, beside the targets, in Chromium (JSON=--json)
 	@$(VENV)/python tools/measure.py $(JSON)

@@ -39,7 +39,10 @@ def interruptible():
 @pytest.fixture(scope="session", autouse=True)
 def cache(user_cache: Path, tmp_path_factory: pytest.TempPathFactory):
     """WNLIB_CACHE is a temporary folder, in these tests and in what they start."""
-    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    # Side by side, pytest's processes share one: the sample is whitened once for all.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WNLIB_CACHE", str(folder))
         yield folder

@@ -111,9 +111,9 @@ def run_execute(*paths: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-def run_nbval(path: Path) -> str:
-    """What pytest says of one notebook, under this project's own settings."""
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--nbval", path]
+def run_nbval(*paths: Path) -> str:
+    """What pytest says of some notebooks, under this project's own settings."""
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--nbval", *paths]
     done = subprocess.run(
         [*command, "-q", "-p", "no:cacheprovider"],
         cwd=ROOT,
@@ -188,8 +188,7 @@ def test_execute_ends_a_long_cell(tmp_path: Path) -> None:
     assert "code cell 1: took longer than 1 seconds" in done.stderr.splitlines()[-1]
 
 
-def test_nbval_bites(small: Path, tmp_path: Path) -> None:
-    assert "4 passed" in run_nbval(small), "the notebook does not pass as stored"
+def test_nbval_bites_and_passes_over_pixels(small: Path, tmp_path: Path) -> None:
     book = nbformat.read(small, as_version=4)
     printed, shown, result, figure = (cell.outputs[0] for cell in book.cells)
     printed.text = printed.text.replace("two", "too")
@@ -200,7 +199,14 @@ def test_nbval_bites(small: Path, tmp_path: Path) -> None:
     figure.data["text/html"] = data.replace('"slope":0.1', '"slope":0.2')
     corrupted = tmp_path / "corrupted.ipynb"
     nbformat.write(book, corrupted)
-    assert "4 failed" in run_nbval(corrupted), "a corrupted output passes as the right one"
+    # Beside it the notebook as it was stored, and one with other pixels in the same figure.
+    other = tmp_path / "other.ipynb"
+    book = nbformat.read(small, as_version=4)
+    html = book.cells[1].outputs[0].data["text/html"]
+    book.cells[1].outputs[0].data["text/html"] = html.replace("QUJD", "WFla\n")
+    nbformat.write(book, other)
+    said = run_nbval(corrupted, other, small)
+    assert "4 failed, 8 passed" in said, "the corrupted outputs fail, all of them and no other"
 
 
 def test_a_corrupted_record_fails(tmp_path: Path) -> None:
@@ -224,15 +230,6 @@ def test_a_corrupted_record_fails(tmp_path: Path) -> None:
     lines[-1] = ",".join([*before, str(round(float(test_error) + 0.001, 4)), seconds])
     path.write_text("\n".join(lines) + "\n")
     assert "1 failed" in run_nbval(tmp_path / "part.ipynb"), "an altered record goes unnoticed"
-
-
-def test_nbval_passes_over_pixels(small: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.ipynb"
-    book = nbformat.read(small, as_version=4)
-    html = book.cells[1].outputs[0].data["text/html"]
-    book.cells[1].outputs[0].data["text/html"] = html.replace("QUJD", "WFla\n")
-    nbformat.write(book, other)
-    assert "4 passed" in run_nbval(other), "other pixels of the same figure fail"
 
 
 def test_the_guard_bites(small: Path) -> None:

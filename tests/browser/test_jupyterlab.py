@@ -203,7 +203,9 @@ def test_the_reader_changes_python_and_only_the_figure(page: Page) -> None:
     first.get_by_label("leaky ReLU").check()
     slider = first.get_by_label("Slope below zero")
     slider.focus()
-    active = "() => [...document.querySelectorAll('.jp-Cell')].map((c) => c.className)"
+    # Of a cell's classes one tells how wide its toolbar is; JupyterLab sets it when it has time.
+    active = """() => [...document.querySelectorAll('.jp-Cell')].map(
+      (c) => [...c.classList].filter((name) => name !== "jp-toolbar-overlap").join(" "))"""
     before = page.evaluate(active)
     for key in ("ArrowRight", "ArrowUp", "ArrowRight", "ArrowLeft", "j", "k", "a", "b", "d", "d"):
         page.keyboard.press(key)
