@@ -21,7 +21,7 @@ GAMES = 16  # side by side
 EVERY = 4  # frames an update
 BATCH = 32
 EXPLORE = 0.5  # the part of the frames in which exploration falls to 0.05
-ROW = 2_000  # frames a row of the record
+ROW = 4_000  # frames a row of the record
 
 
 def q_network(norm: Norm | str, units: int = 64) -> nn.Sequential:
