@@ -50,7 +50,7 @@ POLICY_RATES = (0.002, 0.006, 0.0006, 0.02)
 PLAYER = {"norm": "wn", "start": "small", "rate": 0.006, "seed": 0}
 PLAYER |= {"updates": UPDATES}  # whose network plays in the page
 DQN = ("none", "wn")
-DQN_RATES = (0.001, 0.0003, 0.0001, 0.003)
+DQN_RATES = (0.001, 0.0003, 0.003)
 FRAMES = 64_000
 Rows = Iterator[dict[str, float]]
 
