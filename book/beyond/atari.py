@@ -59,6 +59,8 @@ def q_network(norm: Norm | str, actions: int) -> nn.Sequential:
 
 def learn(game: str, norm: Norm | str, rate: float, seed: int, frames: int):
     """`dqn.learn` on one of `ACTIONS`, on the best device; ten rows."""
+    if game not in ACTIONS:
+        raise ValueError(f"the game is one of {', '.join(ACTIONS)}")
     if find_spec("ale_py") is None:
         pip = [sys.executable, "-m", "pip", "install", "-q"]
         subprocess.run([*pip, "ale-py", "gymnasium"], check=True)
