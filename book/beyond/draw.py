@@ -58,7 +58,7 @@ class Draw(nn.Module):
             error = x - canvas.sigmoid()
             h, c = self.encoder(torch.cat([x, error, h_dec], 1), (h, c))
             mean, log_std = self.posterior(h).chunk(2, 1)  # (N, latents)
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = torch.randn(mean.shape, generator=generator).to(mean)
             z = mean + log_std.exp() * noise
             divergence = divergence + _divergence(mean, log_std)
             h_dec, c_dec = self.decoder(z, (h_dec, c_dec))

@@ -46,12 +46,12 @@ POLICY = [
     ("wn_mobn", "he"),
     ("wn", "unit"),
 ]
-POLICY_RATES = (0.002, 0.006, 0.0006)
+POLICY_RATES = (0.002, 0.006, 0.0006, 0.02)
 PLAYER = {"norm": "wn", "start": "small", "rate": 0.006, "seed": 0}
 PLAYER |= {"updates": UPDATES}  # whose network plays in the page
 DQN = ("none", "wn")
-DQN_RATES = (0.001, 0.0003)
-FRAMES = 16_000
+DQN_RATES = (0.001, 0.0003, 0.003)
+FRAMES = 64_000
 Rows = Iterator[dict[str, float]]
 
 

@@ -22,7 +22,8 @@ function build(stage) {
   return () => {
     const [f, at] = [(t) => KINDS[stage.get("kind")](t, stage.get("slope")), stage.get("at")];
     slope.disabled = stage.get("kind") !== "leaky";
-    axes.frame({ x: [-4, 4], y: [-1.5, 4], xLabel: "input t", height: 280 });
+    const xTicks = [-4, -2, 0, 2, 4].map((v) => [v, format(v)]);
+    axes.frame({ x: [-4, 4], y: [-1.5, 4], xTicks, xLabel: "input t", height: 280 });
     axes.line(T.map((t) => [t, f(t)[0]]), { stroke: NORMS.wn.colour, "stroke-width": 2.5 });
     axes.line(T.map((t) => [t, f(t)[1]]), { stroke: NORMS.bn.colour, "stroke-dasharray": NORMS.bn.dash });
     const [value, derivative] = f(at);

@@ -48,8 +48,8 @@ function build(stage) {
     if (level) {
       for (const [axes, ...range] of [[curves, 0, x.at(-1)], [byRate, ...edge]])
         axes.line(range.map((v) => [v, level[0]]), { "stroke-opacity": 0.6, "stroke-width": 1, "stroke-dasharray": "2 3" });
-      const below = curves.y(level[0]) + 18 < curves.box.y0;
-      curves.text(x.at(-1), level[0], level[1], { dx: -4, dy: below ? 14 : -5, "text-anchor": "end" });
+      const below = curves.y(level[0]) + 15 < curves.box.y0;
+      curves.text(x.at(-1), level[0], level[1], { dx: -4, dy: below ? 12 : -5, "text-anchor": "end" });
     }
     if (!best) byRate.line(span.map((v) => [rates[at], v]), { "stroke-opacity": 0.25, "stroke-width": 8 });
     for (const { line, at: place } of chosen) {
