@@ -112,6 +112,7 @@ def play_itself(plan: dict[str, Any], folder: Path) -> Rows:
     boards = train.boards[:500]
     model = tower.fresh(plan["norm"], plan["start"], seed, boards)
     keys = ("rate", "seed", "rounds", "games", "visits", "updates")
+    blind = selfplay.Blind()
     losses = selfplay.learn(model, **{key: plan[key] for key in keys})
     for number, train_loss in enumerate(losses, 1):
         if number % EVERY == 0:
@@ -121,7 +122,7 @@ def play_itself(plan: dict[str, Any], folder: Path) -> Rows:
                 "train_loss": train_loss,
                 "accuracy": accuracy,
                 "value_error": error,
-                "score": selfplay.score(model, selfplay.Blind(), VISITS),
+                "score": selfplay.score(model, blind, plan["visits"]),
             }
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict().items()

@@ -186,7 +186,7 @@ def test_a_recorded_player_is_the_network_that_was_trained(norm, tmp_path):
     record_games.write(tmp_path, about, [row])
     model = record_games.player(tmp_path).eval()
     assert row["games"] == 20
-    again = selfplay.score(model, selfplay.Blind(), record_games.VISITS)
+    again = selfplay.score(model, selfplay.Blind(), plan["visits"])
     assert again == pytest.approx(row["score"], abs=0.06)
 
 
