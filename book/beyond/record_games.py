@@ -53,8 +53,8 @@ PLAYER |= {"updates": UPDATES}  # whose network plays in the page
 # Each at the start that was its best with a teacher.
 SELFPLAY = (("none", "small"), ("wn", "small"), ("bn", "he"))
 SELFPLAY_RATES = (0.002, 0.006)
-ROUNDS, VISITS, EVERY = 40, 40, 5  # a row each EVERY rounds
-SIZES = {"games": 64, "updates": 150}  # of a round
+ROUNDS, VISITS, EVERY = 30, 40, 5  # a row each EVERY rounds
+SIZES = {"games": 64, "updates": 20}  # of a round
 DQN = ("none", "wn")
 DQN_RATES = (0.001, 0.0003, 0.0001, 0.003)
 FRAMES = 64_000

@@ -7,7 +7,6 @@ judges a position of each.
 """
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from beyond import connect4
 
 EXPLORATION = 1.5
+NOISE = 0.25  # its share in the root's probabilities, as in AlphaGo Zero
 Position = tuple[int, int]  # mine, mask
 
 
@@ -69,11 +69,25 @@ def judge(
 
 
 def search(
-    model: nn.Module, positions: Sequence[Position], visits: int
+    model: nn.Module,
+    positions: Sequence[Position],
+    visits: int,
+    draw: np.random.Generator | None = None,
 ) -> Tensor:
-    """How often each column was visited, (N, 7). No game may be over."""
+    """How often each column was visited, (N, 7). No game may be over.
+
+    With a generator a quarter of each root's probabilities is drawn, so
+    that self-play tries what the network has dismissed.
+    """
     roots = [Node(1.0) for _ in positions]
-    for _ in range(visits + 1):  # the first one opens the roots
+    for visit in range(visits + 1):  # the first one opens the roots
+        if visit == 1 and draw is not None:
+            for root in roots:
+                noise = draw.dirichlet([1.0] * len(root.children))
+                for child, part in zip(
+                    root.children.values(), noise, strict=True
+                ):
+                    child.prior += NOISE * (part - child.prior)
         ways = [_down(*pair) for pair in zip(roots, positions, strict=True)]
         worths = [over(end) for _, end in ways]
         open_ = [i for i, worth in enumerate(worths) if worth is None]
@@ -134,17 +148,19 @@ def self_play(
 
     The first `opening` moves are drawn from the visits, the rest the best.
     """
-    draw, columns = random.Random(seed), range(connect4.COLUMNS)
+    draw, columns = np.random.default_rng(seed), connect4.COLUMNS
     now: list[Position] = [(0, 0)] * games
     seen: list[list] = [[] for _ in range(games)]
     playing = list(range(games))
     while playing:
-        counts = search(model, [now[i] for i in playing], visits)
+        counts = search(model, [now[i] for i in playing], visits, draw)
         for i, row in zip(playing, counts, strict=True):
-            seen[i].append((now[i], row / row.sum()))
+            policy = row / row.sum()
+            seen[i].append((now[i], policy))
             column = int(row.argmax())
             if len(seen[i]) <= opening:
-                [column] = draw.choices(columns, row.tolist())
+                chances = policy.double() / policy.double().sum()
+                column = int(draw.choice(columns, p=chances))
             now[i] = connect4.play(*now[i], column)
         playing = [i for i in playing if over(now[i]) is None]
     rows = []
@@ -164,7 +180,7 @@ def learn(
     games: int,
     visits: int,
     updates: int,
-    kept: int = 5,
+    kept: int = 20,
 ) -> Iterator[float]:
     """Play, learn from the last `kept` rounds, play; a round's mean loss.
 
