@@ -157,6 +157,12 @@ def matches(out: Path) -> list[dict[str, Any]]:
     return found
 
 
+def played(out: Path = RUNS) -> list[dict[str, Any]]:
+    """The recorded matches, as `matches` gives them."""
+    path = out / "beyond-selfplay" / "matches.json"
+    return json.loads(path.read_text())
+
+
 def dqn_plans() -> Iterator[dict[str, Any]]:
     for rate, seed, norm in product(DQN_RATES, DQN_SEEDS, DQN):
         yield {"norm": norm, "rate": rate, "seed": seed, "frames": FRAMES}

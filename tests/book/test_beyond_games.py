@@ -290,19 +290,23 @@ def test_epsilon_falls_to_a_twentieth():
     assert [dqn.epsilon(f, 1000) for f in (500, 900)] == pytest.approx([0.05, 0.05])
 
 
-@pytest.mark.parametrize("name", ["policy", "dqn"])
+@pytest.mark.parametrize("name", ["policy", "selfplay", "dqn"])
 def test_records_belong_to_plans(name):
     plans, _ = record_games.EXPERIMENTS[name]
     known = {record_games.folder_of(name, p, record_games.RUNS): p for p in plans()}
-    assert {*(record_games.RUNS / f"beyond-{name}").glob("*")} == {*known}
+    assert {*(record_games.RUNS / f"beyond-{name}").glob("*/")} == {*known}
     for run in record_games.load(name):
         plan = {k: run[k] for k in next(iter(known.values()))}
         assert plan in known.values()
         assert run["state"] == "finished"
         last = run["rows"][-1]
-        assert last.get("update", last.get("frames")) >= 0.99 * (
-            run.get("updates") or run.get("frames")
-        )
+        whole = {
+            "policy": ("update", lambda: run["updates"]),
+            "selfplay": ("games", lambda: run["rounds"] * run["games"]),
+            "dqn": ("frames", lambda: run["frames"]),
+        }
+        steps, count = whole[name]
+        assert last[steps] >= 0.99 * count()
         assert "dirty" not in run["commit"]
 
 
@@ -358,10 +362,25 @@ def test_a_grid_compares_seed_by_seed():
     assert grid.seeds == 2
 
 
-@pytest.mark.parametrize("name", ["draw", "vae", "policy", "dqn"])
+def test_every_pair_of_self_taught_networks_met():
+    played = record_games.played()
+    assert len(played) == 3 * 2 * 3  # pairs, rates, seeds
+    [game] = [
+        g for g in played if (g["rate"], g["seed"]) == (0.002, 1) and "bn-he" not in g["pair"]
+    ]
+    plans = [dict(zip(("norm", "start"), name.split("-"), strict=True)) for name in game["pair"]]
+    folders = [
+        record_games.folder_of("selfplay", p | {"rate": 0.002, "seed": 1}, record_games.RUNS)
+        for p in plans
+    ]
+    again = selfplay.score(*map(record_games.player, folders), record_games.VISITS)
+    assert again == pytest.approx(game["score"], abs=0.15)  # a game may turn on the last digit
+
+
+@pytest.mark.parametrize("name", ["draw", "vae", "policy", "selfplay", "dqn"])
 def test_every_grid_is_whole(name):
     grid = plots.grid(name)
-    assert grid.seeds == {"draw": 1, "vae": 1, "policy": 3, "dqn": 5}[name]
+    assert grid.seeds == {"draw": 1, "vae": 1, "policy": 3, "selfplay": 3, "dqn": 5}[name]
     assert len({len(rates) for rates in grid.curves.values()}) == 1
     assert len({grid.names[key] for key in grid.curves}) == len(grid.curves)
     for rates in grid.curves.values():
