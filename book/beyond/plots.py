@@ -77,16 +77,19 @@ class Grid(NamedTuple):
 
 
 def grid(name: str) -> Grid:
-    """The recorded runs of "draw", "vae", "policy" or "dqn"."""
+    """The recorded runs of one of the four chapters, or of self-play."""
     if name in MODELS:
         return _generative(name)
     runs = record_games.load(name)
-    column = {"policy": "accuracy", "dqn": "mean_return"}[name]
-    times = {"policy": ("update", 100), "dqn": ("frames", 1)}[name]
+    column, steps, times = {
+        "policy": ("accuracy", "update", 100),
+        "selfplay": ("score", "games", 100),
+        "dqn": ("mean_return", "frames", 1),
+    }[name]
     curves: dict[str, dict[float, list]] = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
         key = "-".join(run[k] for k in ("norm", "start") if k in run)
-        values = [times[1] * row[column] for row in run["rows"]]
+        values = [times * row[column] for row in run["rows"]]
         rates = curves.setdefault(key, {})
         rates.setdefault(run["rate"], []).append(values)
     names = {
@@ -96,7 +99,7 @@ def grid(name: str) -> Grid:
         )
         for key in curves
     }
-    x = [row[times[0]] for row in runs[0]["rows"]]
+    x = [row[steps] for row in runs[0]["rows"]]
     order = [
         *("-".join(pair) for pair in record_games.POLICY),
         "none",

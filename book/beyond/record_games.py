@@ -1,7 +1,8 @@
 """Record the runs of the chapters on games, each of them once.
 
-python book/beyond/record_games.py policy|dqn [--out FOLDER] writes a folder
-a run: run.json (what, seed, rate, versions, commit, state) and history.csv.
+python book/beyond/record_games.py NAME [--out FOLDER] writes a folder a
+run: run.json (what, seed, rate, versions, commit, state) and history.csv.
+NAME is policy, selfplay or dqn.
 A run that is there is not done again; one that was stopped is begun anew:
 none takes more than a minute or two. By default this writes to runs/.
 """
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from io import StringIO
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ HERE = Path(__file__).parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
 
-from beyond import breakout, connect4, dqn, tower
+from beyond import breakout, connect4, dqn, selfplay, tower
 
 RUNS = HERE.parent / "runs"
 SEEDS = (0, 1, 2)
@@ -49,6 +50,11 @@ POLICY = [
 POLICY_RATES = (0.002, 0.006, 0.0006, 0.02)
 PLAYER = {"norm": "wn", "start": "small", "rate": 0.006, "seed": 0}
 PLAYER |= {"updates": UPDATES}  # whose network plays in the page
+# Each at the start that was its best with a teacher.
+SELFPLAY = (("none", "small"), ("wn", "small"), ("bn", "he"))
+SELFPLAY_RATES = (0.002, 0.006)
+ROUNDS, VISITS, EVERY = 30, 40, 5  # a row each EVERY rounds
+SIZES = {"games": 64, "updates": 20}  # of a round
 DQN = ("none", "wn")
 DQN_RATES = (0.001, 0.0003, 0.003)
 FRAMES = 64_000
@@ -87,6 +93,76 @@ def policy(plan: dict[str, Any], folder: Path) -> Rows:
         np.save(folder / "weights.npy", tower.folded(model))
 
 
+def selfplay_plans() -> Iterator[dict[str, Any]]:
+    for seed, rate, (norm, begin) in product(
+        SEEDS, SELFPLAY_RATES, SELFPLAY
+    ):
+        about = {"norm": norm, "start": begin, "rate": rate, "seed": seed}
+        yield about | {"rounds": ROUNDS, "visits": VISITS} | SIZES
+
+
+def play_itself(plan: dict[str, Any], folder: Path) -> Rows:
+    """Of one run also the trained network, weights.npz.
+
+    A row's score is its share of points against a search of as many visits
+    without a network, from all openings with either side.
+    """
+    data, seed = connect4.load(), plan["seed"]
+    test, train = data.part(slice(TEST)), data.part(slice(TEST, None))
+    boards = train.boards[:500]
+    model = tower.fresh(plan["norm"], plan["start"], seed, boards)
+    keys = ("rate", "seed", "rounds", "games", "visits", "updates")
+    blind = selfplay.Blind()
+    losses = selfplay.learn(model, **{key: plan[key] for key in keys})
+    for number, train_loss in enumerate(losses, 1):
+        if number % EVERY == 0:
+            accuracy, error = tower.measure(model, test)
+            yield {
+                "games": number * plan["games"],
+                "train_loss": train_loss,
+                "accuracy": accuracy,
+                "value_error": error,
+                "score": selfplay.score(model, blind, plan["visits"]),
+            }
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict().items()
+    numbers = {key: value.numpy().astype("f2") for key, value in state}
+    np.savez_compressed(folder / "weights.npz", **numbers)
+
+
+def player(folder: Path) -> tower.Tower:
+    """The network of a recorded run of self-play."""
+    about = json.loads((folder / "run.json").read_text())
+    model = tower.Tower(about["norm"])
+    with np.load(folder / "weights.npz", allow_pickle=False) as file:
+        state = {key: torch.from_numpy(file[key]) for key in file.files}
+    model.load_state_dict(state)
+    return model
+
+
+def matches(out: Path) -> list[dict[str, Any]]:
+    """Every pair of set-ups, by rate and seed: the first one's score."""
+    found = []
+    for seed, rate in product(SEEDS, SELFPLAY_RATES):
+        for pair in combinations(SELFPLAY, 2):
+            plans = [
+                {"norm": n, "start": s, "rate": rate, "seed": seed}
+                for n, s in pair
+            ]
+            models = [player(folder_of("selfplay", p, out)) for p in plans]
+            score = selfplay.score(*models, VISITS)
+            names = ["-".join(each) for each in pair]
+            found.append({"pair": names, "rate": rate, "seed": seed})
+            found[-1]["score"] = round(score, 5)
+    return found
+
+
+def played(out: Path = RUNS) -> list[dict[str, Any]]:
+    """The recorded matches, as `matches` gives them."""
+    path = out / "beyond-selfplay" / "matches.json"
+    return json.loads(path.read_text())
+
+
 def dqn_plans() -> Iterator[dict[str, Any]]:
     for rate, seed, norm in product(DQN_RATES, DQN_SEEDS, DQN):
         yield {"norm": norm, "rate": rate, "seed": seed, "frames": FRAMES}
@@ -110,6 +186,7 @@ def play(plan: dict[str, Any], folder: Path) -> Rows:
 
 EXPERIMENTS: dict[str, tuple[Callable, Callable]] = {
     "policy": (policy_plans, policy),
+    "selfplay": (selfplay_plans, play_itself),
     "dqn": (dqn_plans, play),
 }
 
@@ -170,6 +247,11 @@ def record(name: str, out: Path = RUNS) -> Iterator[str]:
         }
         write(folder, about, rows)
         yield f"{folder.name}: {rows[-1]}"
+    if name == "selfplay":
+        path = out / "beyond-selfplay" / "matches.json"
+        if not path.exists():
+            path.write_text(json.dumps(matches(out), indent=1) + "\n")
+            yield f"{path.name}: {len(SELFPLAY)} set-ups against each other"
 
 
 def load(name: str, out: Path = RUNS) -> list[dict[str, Any]]:

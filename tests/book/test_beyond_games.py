@@ -130,23 +130,64 @@ def test_branches_and_heads_start_small(norm):
     assert logits.std(0, correction=0).tolist() == pytest.approx([0.1] * 7, rel=0.01)
 
 
-class Uniform(nn.Module):
-    """Knows nothing: what a search finds with it, the search has found."""
-
-    def forward(self, boards):
-        return torch.zeros(len(boards), 7), torch.zeros(len(boards))
-
-
 def test_the_search_finds_a_win_and_plays_games_by_the_rules():
     mine = mask = 0
     for column in (3, 0, 3, 0, 3, 0):  # both have three in a column
         mine, mask = connect4.play(mine, mask, column)
-    assert selfplay.search(Uniform(), (mine, mask), 60).argmax() == 3
-    assert selfplay.match(Uniform(), Uniform(), (mine, mask), 60) == 1
-    rows = selfplay.self_play(Uniform(), visits=8, seed=0)
-    worths = [worth for _, _, worth in rows]
-    assert all(a == -b for a, b in pairwise(worths))
+    blind = selfplay.Blind()  # what a search finds with it, the search has found
+    assert selfplay.search(blind, [(0, 0), (mine, mask)], 60).argmax(1)[1] == 3
+    assert selfplay.match(blind, blind, [(mine, mask)] * 2, 60) == [1, 1]
+
+
+def test_games_are_played_by_the_rules():
+    rows = selfplay.self_play(selfplay.Blind(), games=3, visits=8, seed=0)
+    games = []
+    for row in rows:  # each game's rows from its end to its beginning
+        if not games or games[-1][0][0] == (0, 0):
+            games.append([])
+        games[-1].insert(0, row)
+    assert [game[0][0] for game in games] == [(0, 0)] * 3
+    for game in games:
+        worths = [worth for _, _, worth in game]
+        assert all(a == -b for a, b in pairwise(worths))
+        for (before, policy, _), (after, _, _) in pairwise(game):
+            tried = policy.nonzero()[:, 0].tolist()
+            assert after in [connect4.play(*before, column) for column in tried]
+        position, _, worth = game[-1]
+        ends = [selfplay.over(connect4.play(*position, c)) for c in connect4.legal(position[1])]
+        assert -worth in ends
     assert all(policy.sum() == pytest.approx(1) for _, policy, _ in rows)
+
+
+def test_a_search_of_many_is_that_of_each():
+    """Side by side or alone: a network without chance judges a position as it is."""
+    model = tower.fresh("none", "he", 0, connect4.load().boards[:200]).eval()
+    positions = selfplay.openings()[:5]
+    together = selfplay.search(model, positions, 30)
+    alone = torch.cat([selfplay.search(model, [p], 30) for p in positions])
+    assert (together - alone).abs().max() <= 2  # sums of fp32 differ with the batch
+    assert together.sum(1).tolist() == [30] * 5
+
+
+def test_a_match_is_fair():
+    """Of one player against itself, whatever it is, each side gets half."""
+    model = tower.fresh("bn", "he", 0, connect4.load().boards[:200])
+    assert len(set(selfplay.openings())) == 49
+    assert selfplay.score(model, model, 4) == 0.5
+
+
+@pytest.mark.parametrize("norm", ["wn", "bn"])
+def test_a_recorded_player_is_the_network_that_was_trained(norm, tmp_path):
+    """But for 16 bits: it scores as that did."""
+    plan = {"norm": norm, "start": "he", "rate": 0.006, "seed": 0, "visits": 4}
+    plan |= {"rounds": 5, "games": 4, "updates": 10}
+    [row] = record_games.play_itself(plan, tmp_path)
+    about = {"experiment": "selfplay", **plan}
+    record_games.write(tmp_path, about, [row])
+    model = record_games.player(tmp_path).eval()
+    assert row["games"] == 20
+    again = selfplay.score(model, selfplay.Blind(), plan["visits"])
+    assert again == pytest.approx(row["score"], abs=0.06)
 
 
 def placed(**values: int) -> Breakout:
@@ -249,19 +290,20 @@ def test_epsilon_falls_to_a_twentieth():
     assert [dqn.epsilon(f, 1000) for f in (500, 900)] == pytest.approx([0.05, 0.05])
 
 
-@pytest.mark.parametrize("name", ["policy", "dqn"])
+@pytest.mark.parametrize("name", ["policy", "selfplay", "dqn"])
 def test_records_belong_to_plans(name):
     plans, _ = record_games.EXPERIMENTS[name]
     known = {record_games.folder_of(name, p, record_games.RUNS): p for p in plans()}
-    assert {*(record_games.RUNS / f"beyond-{name}").glob("*")} == {*known}
+    assert {*(record_games.RUNS / f"beyond-{name}").glob("*/")} == {*known}
     for run in record_games.load(name):
         plan = {k: run[k] for k in next(iter(known.values()))}
         assert plan in known.values()
         assert run["state"] == "finished"
         last = run["rows"][-1]
-        assert last.get("update", last.get("frames")) >= 0.99 * (
-            run.get("updates") or run.get("frames")
-        )
+        counts = {"policy": run.get("updates"), "dqn": run.get("frames")}
+        count = counts.get(name) or run["rounds"] * run["games"]
+        steps = {"policy": "update", "selfplay": "games", "dqn": "frames"}[name]
+        assert last[steps] >= 0.99 * count
         assert "dirty" not in run["commit"]
 
 
@@ -317,10 +359,25 @@ def test_a_grid_compares_seed_by_seed():
     assert grid.seeds == 2
 
 
-@pytest.mark.parametrize("name", ["draw", "vae", "policy", "dqn"])
+def test_every_pair_of_self_taught_networks_met():
+    played = record_games.played()
+    assert len(played) == 3 * 2 * 3  # pairs, rates, seeds
+    [game] = [
+        g for g in played if (g["rate"], g["seed"]) == (0.002, 1) and "bn-he" not in g["pair"]
+    ]
+    plans = [dict(zip(("norm", "start"), name.split("-"), strict=True)) for name in game["pair"]]
+    folders = [
+        record_games.folder_of("selfplay", p | {"rate": 0.002, "seed": 1}, record_games.RUNS)
+        for p in plans
+    ]
+    again = selfplay.score(*map(record_games.player, folders), record_games.VISITS)
+    assert again == pytest.approx(game["score"], abs=0.15)  # a game may turn on the last digit
+
+
+@pytest.mark.parametrize("name", ["draw", "vae", "policy", "selfplay", "dqn"])
 def test_every_grid_is_whole(name):
     grid = plots.grid(name)
-    assert grid.seeds == {"draw": 1, "vae": 1, "policy": 3, "dqn": 5}[name]
+    assert grid.seeds == {"draw": 1, "vae": 1, "policy": 3, "selfplay": 3, "dqn": 5}[name]
     assert len({len(rates) for rates in grid.curves.values()}) == 1
     assert len({grid.names[key] for key in grid.curves}) == len(grid.curves)
     for rates in grid.curves.values():
