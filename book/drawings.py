@@ -1,9 +1,10 @@
 """Drawings of the network: the whole, what a unit sees, dropout."""
 
-from itertools import chain
+from itertools import chain, groupby
 
 import torch
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+from torch import nn
 
 from wnlib import Norm
 from wnlib.lab.plots import COLOURS
@@ -20,56 +21,52 @@ def network(model, images):
         images: the pictures of the first row by their names, each
             (3, 32, 32) in [0, 1].
 
+    Three boxes a row at most: a phone shows it at two thirds of its size.
     Parts that act in training only have a dashed border.
     """
     shapes = _shapes(model)
     parts = [name for name, _ in model.named_children()][1:]
-    rows = [parts[i : i + 5] for i in range(0, len(parts), 5)]
+    rows = [
+        list(row)
+        for _, row in groupby(parts, lambda n: n.startswith("conv"))
+    ]
 
     def draw(axes):
-        axes.set(xlim=(-0.05, 5.05), ylim=(4.08, -0.1))
         axes.set_axis_off()
         for k, (name, image) in enumerate(images.items()):
-            x = 0.08 + 1.02 * k
-            box = (x, x + 0.76, 0.76, 0)
+            x = k + 0.2
+            box = (x, x + 0.56, 0.56, 0)
             pixels = image.permute(1, 2, 0).numpy()
             axes.imshow(pixels, extent=box, aspect="auto", zorder=2)
-            axes.text(x + 0.38, 0.82, name, ha="center", va="top")
+            axes.text(
+                x + 0.28, 0.59, name, size=11.5, ha="center", va="top"
+            )
             if k:
-                _arrow(axes, (x - 0.24, 0.38), (x - 0.02, 0.38))
+                _arrow(axes, (x - 0.4, 0.28), (x - 0.04, 0.28))
             if name.startswith("+"):
-                border = {
-                    "fill": False,
-                    "ec": ORANGE,
-                    "ls": "--",
-                    "lw": 1.6,
-                }
-                edge = Rectangle((x, 0), 0.76, 0.76, zorder=3, **border)
+                look = {"fill": False, "ec": ORANGE, "ls": "--", "lw": 1.6}
+                edge = Rectangle((x, 0), 0.56, 0.56, zorder=3, **look)
                 axes.add_patch(edge)
-        axes.set(xlim=(-0.05, 5.05), ylim=(4.08, -0.1))
-        dashed = FancyBboxPatch(
-            (3.22, 0.52),
-            0.26,
-            0.12,
-            ls="--",
-            fc="none",
-            ec=ORANGE,
-            **_ROUND,
-        )
-        axes.add_patch(dashed)
-        notes = "blue: weights, normalized;\na conv, then leaky ReLU"
-        axes.text(3.18, -0.02, notes, va="top", linespacing=1.4)
-        axes.text(3.6, 0.58, "in training only", va="center")
-        for i, row in enumerate(rows):
-            y = 1.28 + 1.02 * i
-            _turn(axes, y, 2.5 if i == 0 else 4.45)
+        y, end = 0.94, len(images) - 0.52
+        for row in rows:
+            high = (
+                0.5
+                if any(_unpadded(getattr(model, n)) for n in row)
+                else 0.36
+            )
+            _turn(axes, y, end)
             for k, name in enumerate(row):
-                _part(axes, k + 0.05, y, name, getattr(model, name))
                 shape = "×".join(map(str, shapes[name]))
-                middle = k + 0.45
-                axes.text(middle, y + 0.6, shape, ha="center", va="top")
+                box = k + 0.05, y, high
+                _part(axes, box, name, getattr(model, name), shape)
                 if k:
-                    _arrow(axes, (k - 0.13, y + 0.27), (k + 0.03, y + 0.27))
+                    middle = y + high / 2
+                    _arrow(axes, (k - 0.13, middle), (k + 0.03, middle))
+            if row is rows[1]:
+                notes = "blue: weights;\ndashed: in\ntraining only"
+                axes.text(2.05, y + high / 2, notes, va="center", size=10.5)
+            y, end = y + high + 0.17, len(row) - 0.55
+        axes.set(xlim=(-0.02, 2.92), ylim=(y - 0.12, -0.03))
 
     return draw
 
@@ -95,35 +92,40 @@ def _shapes(model):
     return found
 
 
-def _part(axes, x, y, name, part):
-    """One box: what it is, and what there is to know of it."""
+def _unpadded(part):
+    """Whether a kernel stays inside of the image, as only conv7 does."""
+    layer = getattr(part, "layer", None)
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size[0] > 1
+        and not layer.padding[0]
+    )
+
+
+def _part(axes, box, name, part, shape):
+    """One box: what it is, what there is to know of it, what comes out."""
     color, style = BLUE, "-"
     if name.startswith("conv"):
-        side, padding = part.layer.kernel_size[0], part.layer.padding[0]
-        detail = f"{side} × {side}"
-        if side > 1 and not padding:
+        side = part.layer.kernel_size[0]
+        detail = f"{name}  {side}×{side}"
+        if _unpadded(part):
             detail += "\nno padding"
     elif name.startswith("pool"):
-        side = part.kernel_size
-        name, detail, color = "max pool", f"{side} × {side}", GREEN
+        detail, color = (
+            f"max pool {part.kernel_size}×{part.kernel_size}",
+            GREEN,
+        )
     elif name.startswith("drop"):
-        name, detail = "dropout", f"p = {part.p:g}"
-        color, style = ORANGE, "--"
+        detail, color, style = f"dropout {part.p:g}", ORANGE, "--"
     elif name == "gap":
-        name, detail, color = "average", "all pixels", GREEN
+        detail, color = "average", GREEN
     else:
-        detail = "logits"
-    box = FancyBboxPatch(
-        (x, y), 0.8, 0.54, ls=style, fc=(color, 0.16), ec=color, **_ROUND
-    )
-    axes.add_patch(box)
-    heights = (0.13, 0.37) if "\n" in detail else (0.19, 0.4)
-    for text, height, weight in zip(
-        (name, detail), heights, ("bold", "normal"), strict=True
-    ):
-        at = x + 0.4, y + height
-        look = {"ha": "center", "va": "center", "linespacing": 1.0}
-        axes.text(*at, text, weight=weight, **look)
+        detail = name
+    x, y, high = box
+    look = {"ls": style, "fc": (color, 0.16), "ec": color, **_ROUND}
+    axes.add_patch(FancyBboxPatch((x, y), 0.8, high, **look))
+    look = {"ha": "center", "va": "center", "linespacing": 1.25}
+    axes.text(x + 0.4, y + high / 2, f"{detail}\n{shape}", size=11, **look)
 
 
 def _arrow(axes, start, end):
@@ -133,9 +135,9 @@ def _arrow(axes, start, end):
 
 def _turn(axes, y, from_x):
     """From the end of a row to the beginning of the next, at y."""
-    corners = [from_x, from_x, 0.45], [y - 0.27, y - 0.18, y - 0.18]
+    corners = [from_x, from_x, 0.45], [y - 0.15, y - 0.1, y - 0.1]
     axes.plot(*corners, color=GREY, lw=1.2)
-    _arrow(axes, (0.45, y - 0.18), (0.45, y - 0.03))
+    _arrow(axes, (0.45, y - 0.1), (0.45, y - 0.01))
 
 
 def field(fields, image, slopes):
@@ -161,7 +163,7 @@ def field(fields, image, slopes):
             label = f"{name}: {side} × {side}"
             look = {"ha": "center", "va": "center", "size": "small"}
             seen.text(16, corner, label, color="white", bbox=tab, **look)
-        seen.set(title="computed: one unit of each layer")
+        seen.set(title="computed:\none unit of each layer")
         rows, columns = (slopes > 0).nonzero(as_tuple=True)
         top, left = int(rows.min()), int(columns.min())
         high, wide = (
@@ -174,7 +176,7 @@ def field(fields, image, slopes):
         root = (part / part.max()).sqrt().numpy()
         measured.imshow(root, extent=around)
         measured.add_patch(Rectangle((x, y), wide, high, **frame))
-        measured.set(title="measured: derivative by each pixel")
+        measured.set(title="measured:\nderivative by each pixel")
         for ax in axes.flat:
             ax.set(xlim=(0, 32), ylim=(32, 0), xticks=[], yticks=[])
             ax.grid(False)

@@ -58,7 +58,7 @@ function build(stage) {
     axes.frame({ x: [1, edges.at(-1)], y: [1e-6, 1e3], xLog: true, yLog: true, xLabel: "direction, by falling training variance", yLabel: "variance", height: 260, show: power });
     axes.line([[1, 1], [edges.at(-1), 1]], { "stroke-opacity": 0.5, "stroke-width": 1 });
     for (const name of [...parts].sort((a) => (a === part ? 1 : -1))) {
-      const strong = name === part ? 1 : 0.45;
+      const strong = name === part ? 1 : 0.65;
       axes.line(steps(edges, variances[name]), { ...look[name], "stroke-width": 1, "stroke-opacity": strong });
       axes.line(steps(edges, after(name)), { ...look[name], "stroke-width": 2.8, "stroke-opacity": strong });
     }
