@@ -27,6 +27,12 @@ table.wn-ledger.wn-ledger {display: table; width: 100%}
 }
 .wn-ledger small {display: block}
 .wn-ledger td {width: 38%}
+@media (max-width: 480px) {
+  .wn-ledger.wn-ledger :is(tr, th, td) {display: block; width: auto}
+  .wn-ledger.wn-ledger tr:first-child {display: none}
+  .wn-ledger.wn-ledger .wn-out {max-width: none}
+  .wn-ledger pre {white-space: pre-wrap; overflow-wrap: anywhere}
+}
 """
 
 

@@ -14,10 +14,10 @@ from wnlib.train import find_device
 class Result(NamedTuple):
     """One check."""
 
-    name: str
+    name: str  #: what was tried
     outcome: str  #: "passed", "failed" or "not here"
     said: str  #: what was measured, or why it failed
-    seconds: float
+    seconds: float  #: how long it took
 
 
 @dataclass
