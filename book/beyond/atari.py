@@ -63,7 +63,10 @@ def learn(game: str, norm: Norm | str, rate: float, seed: int, frames: int):
         raise ValueError(f"the game is one of {', '.join(ACTIONS)}")
     if find_spec("ale_py") is None:
         pip = [sys.executable, "-m", "pip", "install", "-q"]
-        subprocess.run([*pip, "ale-py", "gymnasium"], check=True)
+        if subprocess.run([*pip, "ale-py", "gymnasium"]).returncode:
+            raise SystemExit(
+                "pip could not install ale-py: is there a network?"
+            )
     network = partial(q_network, actions=ACTIONS[game])
     task = dqn.Task(partial(Atari, game), network, MEMORY, 10_000, 2_500)
     how = {"row": max(frames // 10 // 16, 1) * 16, "device": find_device()}

@@ -130,7 +130,7 @@ def test_branches_and_heads_start_small(norm):
     assert logits.std(0, correction=0).tolist() == pytest.approx([0.1] * 7, rel=0.01)
 
 
-def test_the_search_finds_a_win_and_plays_games_by_the_rules():
+def test_the_search_finds_a_win():
     mine = mask = 0
     for column in (3, 0, 3, 0, 3, 0):  # both have three in a column
         mine, mask = connect4.play(mine, mask, column)
@@ -167,6 +167,22 @@ def test_a_search_of_many_is_that_of_each():
     alone = torch.cat([selfplay.search(model, [p], 30) for p in positions])
     assert (together - alone).abs().max() <= 2  # sums of fp32 differ with the batch
     assert together.sum(1).tolist() == [30] * 5
+
+
+def test_a_match_says_who_won():
+    """To move against three in the middle of the lowest row is to lose."""
+    mine = mask = 0
+    for column in (2, 2, 3, 3, 4):
+        mine, mask = connect4.play(mine, mask, column)
+    blind = selfplay.Blind()
+    assert selfplay.match(blind, blind, [(mine, mask)], 60) == [0]
+    boards = connect4.load().boards[:200]
+    one, other = (tower.fresh("none", "he", seed, boards) for seed in (0, 1))
+    starts = selfplay.openings()
+    won = selfplay.match(one, other, starts, 4)
+    won += [1 - points for points in selfplay.match(other, one, starts, 4)]
+    assert selfplay.score(one, other, 4) == pytest.approx(np.mean(won))
+    assert np.mean(won) != 0.5
 
 
 def test_a_match_is_fair():

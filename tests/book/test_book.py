@@ -111,17 +111,17 @@ def run_execute(*paths: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-def run_nbval(*paths: Path) -> str:
-    """What pytest says of some notebooks, under this project's own settings."""
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--nbval", *paths]
+def run_nbval(*arguments: Path | str) -> str:
+    """What pytest says of notebooks, under this project's own settings."""
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--nbval"]
     done = subprocess.run(
-        [*command, "-q", "-p", "no:cacheprovider"],
+        [*command, "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=200,
     )
-    return done.stdout.splitlines()[-1]
+    return done.stdout
 
 
 def test_execute_stores_one_form(small: Path) -> None:
@@ -205,8 +205,11 @@ def test_nbval_bites_and_passes_over_pixels(small: Path, tmp_path: Path) -> None
     html = book.cells[1].outputs[0].data["text/html"]
     book.cells[1].outputs[0].data["text/html"] = html.replace("QUJD", "WFla\n")
     nbformat.write(book, other)
-    said = run_nbval(corrupted, other, small)
-    assert "4 failed, 8 passed" in said, "the corrupted outputs fail, all of them and no other"
+    said = run_nbval(corrupted, other, small, "-v")
+    results = re.findall(r"::Cell \d (PASSED|FAILED)", said)  # in this order
+    assert results[:4] == ["FAILED"] * 4, "a corrupted output passes as the right one"
+    assert results[4:8] == ["PASSED"] * 4, "other pixels of the same figure fail"
+    assert results[8:] == ["PASSED"] * 4, "the notebook does not pass as stored"
 
 
 def test_a_corrupted_record_fails(tmp_path: Path) -> None:
