@@ -91,7 +91,7 @@ export function format(value, digits = 3) {
   return text.replaceAll("-", "−");
 }
 
-/** Round numbers from low to high, about `count` of them. */
+/** Round numbers from low to high, about `count` of them; two at least, since one alone tells no scale. */
 export function ticks(low, high, count = 5) {
   const span = high - low;
   if (!(span > 0) || !Number.isFinite(span)) return [low];
@@ -101,7 +101,7 @@ export function ticks(low, high, count = 5) {
   const result = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * span; k++)
     result.push(Number((k * step).toPrecision(12)));
-  return result;
+  return result.length < 2 ? ticks(low, high, count + 1) : result;
 }
 
 /** Powers of ten from low to high: 1, 2, 5 times them where there are few, not all where there are many. */

@@ -140,7 +140,8 @@ function build(stage) {
 
     const diverges = runs.some((run) => run.rho > 1);
     const width = wide ? stage.width - side - 12 : stage.width;
-    curve.frame({ x: [0, STEPS], y: [FLOOR, diverges ? TOP : 1], yLog: true, xLabel: "step", yLabel: "loss / loss at the start", width, height: wide ? side - 10 : 250, show: power });
+    // Above 1 there is room for the name of a line that hardly falls.
+    curve.frame({ x: [0, STEPS], y: [FLOOR, diverges ? TOP : 10], yLog: true, xLabel: "step", yLabel: "loss / loss at the start", width, height: wide ? side - 10 : 250, show: power });
     for (const i of [1, 0]) drawLoss(curve, runs[i], i); // the dashed one over the other, should they agree
     table.replaceChildren(...rows(runs));
     stage.say(runs.map((run) => `${run.look.name}: condition number ${format(run.condition)}, steps ${inSteps(run)}`).join("; "));

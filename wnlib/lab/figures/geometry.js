@@ -249,6 +249,11 @@ function drawPlane(axes, { H, minimum }, states, step) {
   if (drawn.includes(vTip) && now.norm) corner(axes, vTip, px([0, 0]));
   // The gradients have their names before the first step; later all is close together, and the key below tells.
   const seen = drawn.filter(({ a, b, name, radius }) => radius || name === "w" || (!step && Math.hypot(b[0] - a[0], b[1] - a[1]) > 30));
+  const [tip, end] = ["v", "w"].map((name) => seen.find((arrow) => arrow.name === name));
+  if (tip && end && Math.hypot(tip.b[0] - end.b[0], tip.b[1] - end.b[1]) < 14) {
+    tip.name = "v, w"; // one under the other: two names would stand anywhere
+    seen.splice(seen.indexOf(end), 1);
+  }
   label(axes, [...seen, { a: px(minimum), b: px(minimum), name: "minimum", radius: 6 }], taken.flatMap((state) => [px(state.v), px(state.w)]));
 }
 
@@ -337,12 +342,15 @@ function drawRates(axes, states, step, size) {
   name(axes, states, "effective", "g learned", "fixed", "g fixed");
 }
 
-/** Names at the ends of two curves, one above and one below; one for both where they are the same. */
+/** Names at the ends of two curves, one above and one below; together where they lie on each other. */
 function name(axes, states, key, text, other, otherText) {
   const late = states.slice(-15).map((state) => [state[key] ?? 0, state[other] ?? 0]); // as far as a name reaches
   const put = (value, words, dy) => axes.text(STEPS, value, words, { class: "strong", "text-anchor": "end", dy });
   const [high, low] = [Math.max(...late.flat()), Math.min(...late.flat())];
-  if (late.every(([a, b]) => Math.abs(axes.y(a) - axes.y(b)) < 3)) return put(high, `${text} = ${otherText}`, -7);
+  if (late.every(([a, b]) => Math.abs(axes.y(a) - axes.y(b)) < 3)) {
+    const same = states.every((state) => Math.abs(state[key] - state[other]) <= 1e-9 * Math.abs(state[other]));
+    return put(high, `${text}${same ? " =" : ","} ${otherText}`, -7);
+  }
   const above = late.reduce((sum, [a, b]) => sum + a - b, 0) > 0;
   const room = axes.box.y0 - axes.y(low) > 20; // below; without it both names stand above
   put(high, above ? text : otherText, room ? -7 : -21);

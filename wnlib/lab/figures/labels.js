@@ -14,7 +14,7 @@ export function arrange(labels, blocked, frame) {
       for (const box of around(anchors[i], label, frame)) {
         const own = distance(box, anchors[i]);
         let cost = own / 2 + box.behind;
-        for (const other of others) if (overlap(box, other)) cost += 100;
+        for (const other of others) if (overlap(box, other, 8)) cost += 100;
         for (const point of strangers) if (distance(box, point) < own + 6) cost += 30; // it would be read as theirs
         const [left, right, top, bottom] = [box.x - 3, box.x + box.width + 3, box.y - 2, box.y + box.height + 2];
         for (const [x, y] of blocked) if (x > left && x < right && y > top && y < bottom) cost += 10;
@@ -40,9 +40,9 @@ function* around([x, y], { toward, width, height, gap = 6 }, frame) {
     }
 }
 
-/** Whether two boxes share a point. */
-export function overlap(a, b) {
-  return a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+/** Whether two boxes share a point, or stand side by side with less room between them. */
+export function overlap(a, b, room = 0) {
+  return a.x < b.x + b.width + room && b.x < a.x + a.width + room && a.y < b.y + b.height && b.y < a.y + a.height;
 }
 
 function distance(box, [x, y]) {
