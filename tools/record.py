@@ -180,7 +180,7 @@ BEYOND = {
     "vae": "A variational autoencoder on MNIST, three starts, three rates, three seeds: 1 hour.",
     "policy": "Policy and value in Connect-4, eight set-ups, four rates, three seeds.",
     "selfplay": "Connect-4 learned from itself, three set-ups, two rates, three seeds: 45 minutes.",
-    "dqn": "Deep Q-learning on a small Breakout, two agents, three rates, five seeds.",
+    "dqn": "Deep Q-learning on a small Breakout, two agents, four rates, five seeds.",
 }
 # What a measurement prints becomes a record, book/records/NAME.json.
 MEASURED = {

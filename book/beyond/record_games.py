@@ -56,7 +56,7 @@ SELFPLAY_RATES = (0.002, 0.006)
 ROUNDS, VISITS, EVERY = 30, 40, 5  # a row each EVERY rounds
 SIZES = {"games": 64, "updates": 20}  # of a round
 DQN = ("none", "wn")
-DQN_RATES = (0.001, 0.0003, 0.003)
+DQN_RATES = (0.001, 0.0003, 0.003, 0.0001)
 FRAMES = 64_000
 Rows = Iterator[dict[str, float]]
 
