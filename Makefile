@@ -14,8 +14,8 @@ export PYTHON
 # GNU OpenMP's threads wait by spinning: beside other work a step of two threads takes twenty times as long.
 export OMP_WAIT_POLICY ?= passive
 VENV := .venv/bin
-# One process more than there are cores: while one waits for a page or a kernel, another has its core.
-SIDE_BY_SIDE := -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
+# Two processes a core: while one waits for a page or a kernel, another has its core.
+SIDE_BY_SIDE := -n $$(($$(getconf _NPROCESSORS_ONLN) * 2)) --dist loadfile --no-loadscope-reorder
 SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
