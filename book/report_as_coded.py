@@ -4,6 +4,8 @@ Read in the TensorFlow graphs that its authors saved with their runs
 (records/report-graphs.json), not in its text: nothing set g and b from
 data, no mean was taken without weight norm, and there was no batch norm.
 
+From them a ladder leads to the paper's recipe, one change a rung.
+
 python book/report_as_coded.py trains its weight norm for three epochs on
 all of CIFAR-10 and prints the record of the chapter on the report.
 """
@@ -38,6 +40,23 @@ def start_as_recorded_(model):
         if name.endswith("parametrizations.weight.original0"):
             parameter.fill_(1)
     return model
+
+
+def ladder(norm):
+    """From what the report recorded to the paper's recipe, rung by rung."""
+    norm = Norm(norm)
+    report, paper = Recipe.report(norm), Recipe.paper(norm)
+    whitened = dataclasses.replace(report, inputs=paper.inputs)
+    falling = dataclasses.replace(whitened, decay_from=paper.decay_from)
+    return {
+        "recorded": recorded_recipe(norm),
+        "mended": report,  # initialized from data, centred, normalized
+        # Beside the pixels of such images about as strong as the paper's.
+        "quiet": dataclasses.replace(report, sigma=0.0375),
+        "whitened": whitened,  # the noise of 0.15 is in proportion there
+        "falling": falling,  # the rate, and beta1 with it
+        "paper": paper,
+    }
 
 
 def first_epochs(norm, epochs=3):

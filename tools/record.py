@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from wnlib import Norm
-from wnlib.data import DataError
+from wnlib.data import Cifar10, DataError
 from wnlib.lab import Run, fetch_cifar10
 from wnlib.lab.cli import Parser, folder_name, speak_plainly
 from wnlib.lab.grid import Display, run_grid, share_of_threads
 from wnlib.lab.plans import Plan, plan_grid
+from wnlib.lab.resume import save
 from wnlib.lab.runs import RunError
+from wnlib.train import Training
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "book"))
+from report_as_coded import ladder, start_as_recorded_  # noqa: E402
+
 SWEPT = (Norm.NONE, Norm.WN, Norm.BN, Norm.WN_MOBN)
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 HOT = (0.003,)
@@ -133,6 +138,36 @@ def _dropout(out: Path) -> list[Plan]:
     ]
 
 
+def _ladder(out: Path) -> list[Plan]:
+    """From the report's recorded recipe to the paper's, a change a rung, width 96, 20 epochs."""
+    plans = []
+    for norm, rungs in (
+        (Norm.WN, ("paper", "recorded", "quiet", "whitened", "falling", "mended")),
+        (Norm.NONE, ("recorded", "paper")),
+        (Norm.BN, ("mended", "paper")),  # what was recorded under its name is the normal network
+    ):
+        [plan] = plan_grid(out / "width96-ladder-20", norms=(norm,), width=96, epochs=20)
+        plans += [
+            plan._replace(
+                recipe=ladder(norm)[rung].replace(width=96, epochs=20),
+                folder=plan.folder.parent / rung / plan.folder.name,
+                name=f"{rung}/{plan.name}",
+                label=f"{rung}/{plan.label}",
+            )
+            for rung in rungs
+        ]
+    return plans
+
+
+def begin_as_recorded(plan: Plan, data: Cifar10) -> None:
+    """Before its first epoch: a checkpoint with the weights that the report's runs started from."""
+    if not (plan.folder / "checkpoint.pt").exists() and not (plan.folder / "run.json").exists():
+        training = Training(plan.recipe, data)
+        start_as_recorded_(training.model)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        save(plan.folder / "checkpoint.pt", training)
+
+
 def _exp(out: Path) -> list[Plan]:
     """Weight norm with g = exp(s), 6 epochs."""
     folder = out / "width24-paper-6-exp"
@@ -171,7 +206,7 @@ EXPERIMENTS = {
     f.__name__[1:].replace("_", "-"): f
     for f in (
         *(_five, _paper, _full, _seeds, _report, _ablation, _sweep, _frozen, _rates, _dropout),
-        *(_exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
+        *(_ladder, _exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
     )
 }
 # Other networks, by programs of their own, one run after the other: what is recorded.
@@ -208,6 +243,9 @@ def record(name: str, out: Path, jobs: int) -> Iterator[str]:
     if plans:
         share_of_threads(jobs)  # before a download that may take minutes
         data = fetch_cifar10()
+        for plan in plans:
+            if plan.recipe.name == "recorded":
+                begin_as_recorded(plan, data)
         with closing(Display()) as display:
             results = run_grid(plans, data, jobs=jobs, display=display)
         for plan, result in results.items():

@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
-from record import BEYOND, EXPERIMENTS, MEASURED, ROOT, main
+import torch
+from record import BEYOND, EXPERIMENTS, MEASURED, ROOT, begin_as_recorded, ladder, main
 
 from wnlib import Recipe, load_cifar10
 from wnlib.lab import Run
@@ -13,7 +15,7 @@ from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise"}  # its networks are measured, and not kept
-BEGUN = {"full", "dropout", "rates"}  # long: recorded one run after the other
+BEGUN = {"full", "dropout", "rates", "ladder"}  # long: recorded one run after the other
 
 
 def test_every_recorded_run_is_one_of_an_experiment():
@@ -49,6 +51,37 @@ def test_what_it_says(tmp_path, capsys):
     assert stop.value.code == 2
     assert main(["sweep", "--jobs", "0", "--out", str(tmp_path)]) == 2
     assert "jobs is a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("norm", ["none", "wn", "bn"])
+def test_each_rung_changes_one_thing(norm):
+    rungs = list(ladder(norm).values())
+    changed = [
+        {field for field in vars(b) if getattr(a, field) != getattr(b, field)} - {"name"}
+        for a, b in pairwise(rungs)
+    ]
+    mended = {"none": set(), "wn": {"init_images"}, "bn": {"norm"}}
+    assert changed[0] == mended[norm]
+    assert changed[1:4] == [{"sigma"}, {"sigma", "inputs"}, {"decay_from"}]
+    # What is left: Adam's rate and epsilon, and how the first step finds the weights.
+    assert changed[4] <= {"lr", "adam_eps", "bn_eps", "init_images", "plain"}
+    assert rungs[-1] == Recipe.paper(norm)
+
+
+def test_the_lowest_rung_starts_as_the_report_did(tiny, tmp_path):
+    plan = next(p for p in EXPERIMENTS["ladder"](tmp_path) if p.name == "recorded/wn")
+    plan = plan._replace(recipe=plan.recipe.replace(width=2, epochs=1, batch_size=10))
+    begin_as_recorded(plan, tiny)
+    start = plan.folder / "checkpoint.pt"
+    weights = torch.load(start, weights_only=True)["model"]
+    ones = [w for name, w in weights.items() if name.endswith("original0")]
+    assert len(ones) == 10
+    assert all((w == 1).all() for w in ones)
+    assert not any(w.any() for name, w in weights.items() if name.endswith("bias"))
+    assert record_run(plan.recipe, tiny, plan.folder, device="cpu").state == "finished"
+    after = start.read_bytes()
+    begin_as_recorded(plan, tiny)  # what has begun is left alone
+    assert start.read_bytes() == after
 
 
 def test_noise_of_no_run_is_one_line(tmp_path):

@@ -185,7 +185,7 @@ def _epochs(
             if lock not in _held.values():
                 raise RunError(f"a later training goes on in {folder}; this one gave way to it")
             # The checkpoint first: killed in between, the record is behind, and catches up.
-            _save(folder / "checkpoint.pt", training)
+            save(folder / "checkpoint.pt", training)
             run.save(folder)
             after_epoch()
             error = f"test error {100 * row.test_error:.2f} %"
@@ -361,7 +361,8 @@ def _identity(training: Training) -> dict[str, Any]:
     return {"recipe": recipe, "data": training.data.digest}
 
 
-def _save(path: Path, training: Training) -> None:
+def save(path: Path, training: Training) -> None:
+    """Write the checkpoint that `restore` goes on from."""
     buffer = BytesIO()
     content = {
         "format": FORMAT,
