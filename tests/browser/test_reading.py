@@ -30,6 +30,25 @@ WIDE_EQUATIONS = """
   .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
   .map((e) => `${e.closest("div.math")?.id}: ${e.scrollWidth} px in ${e.clientWidth} px`)"""
 
+# Of folded cells without anything between them: how many bars, how many cells.
+FOLDS = """
+() => {
+  const rows = [];
+  let last = null;
+  for (const fold of document.querySelectorAll("div.cell > details.above-input")) {
+    const cell = fold.parentElement;
+    const follows = last && cell.previousElementSibling === last
+      && !last.querySelector(":scope > .cell_output");
+    if (!follows) rows.push([0, 0]);
+    const row = rows.at(-1);
+    row[0] += fold.querySelector("summary").checkVisibility();
+    row[1] += 1;
+    last = cell;
+  }
+  return rows;
+}"""
+OPEN = "(() => document.querySelectorAll('details.above-input[open]').length)"
+
 
 @pytest.fixture(scope="module", params=CHAPTERS, ids=lambda name: name.removeprefix("book/"))
 def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
@@ -53,3 +72,17 @@ def test_no_equation_is_wider_than_its_column(visit: Visit, size: str) -> None:
     page = visit.page
     page.set_viewport_size(SIZES[size])
     assert page.evaluate(WIDE_EQUATIONS) == []
+
+
+def test_folded_cells_in_a_row_have_one_bar(visit: Visit) -> None:
+    """It opens them all, and closes them; so does what opens one of them, as a search does."""
+    page = visit.page
+    page.set_viewport_size(SIZES["laptop"])
+    rows = page.evaluate(FOLDS)
+    assert all(bars == 1 for bars, _ in rows)
+    several = [at for at, (_, cells) in enumerate(rows) if cells > 1]
+    for at in several[:1]:
+        page.locator("details.above-input > summary:visible").nth(at).click()
+        page.wait_for_function(f"{OPEN}() === {rows[at][1]}")
+        page.locator("details.above-input[open]").last.evaluate("(fold) => (fold.open = false)")
+        page.wait_for_function(f"{OPEN}() === 0")
