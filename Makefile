@@ -95,7 +95,7 @@ lint: setup ## formatting, lint (notebooks and JavaScript included), types, and 
 	quietly() { "$$@" >_build/lint.log 2>&1 && return; status=1; cat _build/lint.log >&2; return 1; }; \
 	quietly $(VENV)/ruff format --check --quiet . || echo "to format: .venv/bin/ruff format" >&2; \
 	quietly $(VENV)/ruff check --quiet .; \
-	quietly $(VENV)/oxlint --deny-warnings wnlib/lab/figures; \
+	quietly $(VENV)/oxlint --deny-warnings wnlib/lab/figures book/_static/*.js; \
 	quietly $(VENV)/lint-imports --no-cache; \
 	quietly $(VENV)/basedpyright --level error; \
 	exit $$status
