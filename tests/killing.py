@@ -29,7 +29,7 @@ parts = {
 }
 data = dataclasses.replace(sample, name="tiny", digest="tiny", **parts)
 recipe = Recipe.paper("wn_mobn").replace(
-    width=2, epochs=5, batch_size=10, init_images=20, inputs="symmetric"
+    width=2, epochs=3, batch_size=10, init_images=20, inputs="symmetric"
 )
 
 
@@ -118,7 +118,7 @@ assert len(expected) == recipe.epochs
 moments = random.Random(20160225)
 random_kills, folders, strays = 0, 1, 0
 folder, finished = root, False
-while random_kills < 10:
+while random_kills < 6:
     folder = root / f"random{folders}"
     finished = attempt(folder, delay=moments.uniform(0, duration))
     random_kills += not finished
