@@ -14,9 +14,7 @@ table.wn-contents.wn-contents {display: table; width: 100%}
   padding: .35em .8em .35em 0; font-weight: 400;
   text-align: left; vertical-align: top; white-space: normal;
 }
-.wn-contents.wn-contents :is(th, td):nth-child(n + 3) {
-  text-align: right; white-space: nowrap;
-}
+.wn-contents.wn-contents :is(th, td):nth-child(n + 3) {text-align: right}
 """
 
 

@@ -178,8 +178,8 @@ def field(fields, image, slopes):
         measured.add_patch(Rectangle((x, y), wide, high, **frame))
         measured.set(title="measured:\nderivative by each pixel")
         for ax in axes.flat:
-            ax.set(xlim=(0, 32), ylim=(32, 0), xticks=[], yticks=[])
-            ax.grid(False)
+            ax.set(xlim=(0, 32), ylim=(32, 0))
+            ax.axis("off")
 
     return draw
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -66,6 +67,11 @@ def test_the_last_epoch_is_read_off_first(show: Show, report: list[Run]) -> None
     drawn = "\n".join(page.locator("svg[role=img] text").all_text_contents())
     for name, summary in ranked:  # beside the curves, too
         assert f"{100 * summary.final_error:.2f} %  {name}" in drawn
+    # The labels stand at these values, not at the smoothed ones, whose order differs.
+    labels = page.locator("svg[role=img] text").filter(has_text=re.compile(r"\d %")).all()
+    tops = {label.text_content(): label.bounding_box()["y"] for label in labels}
+    assert sorted(tops, key=tops.get) == sorted(tops, reverse=True)
+    assert len(tops) == 5
 
 
 def test_first_come_the_curves_and_two_menus(show: Show, report: list[Run]) -> None:

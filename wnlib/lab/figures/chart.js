@@ -122,7 +122,7 @@ function drawCurve(axes, one, points, inside, scale) {
   // A diverging curve ends, for the eye, where it leaves the drawing for good.
   let last = one.last;
   if (diverged) while (last > 0 && !(scale * values[last - 1] <= axes.y.invert(axes.box.y1))) last--;
-  const [x, y] = [axes.x(one.x(last)), inside(values[last])];
+  const [x, y] = [axes.x(one.x(last)), inside(diverged ? values[last] : raw[last])]; // as recorded, like its label
   axes.marks.append(signAt(SIGNS.lowest, axes.x(one.x(best)), inside(raw[best]), { fill: colour }));
   if (diverged) axes.marks.append(signAt(SIGNS.diverged, x, Math.max(axes.box.y1 + 7, y), { ...hollow, "stroke-width": 2 }));
   else axes.marks.append(signAt(SIGNS.last, x, y, { fill: colour }));

@@ -11,9 +11,10 @@ const LOOK = `
 .chip { padding: 0 0.5rem; overflow-wrap: anywhere; }
 fieldset { min-width: 0; }
 .below { width: 100%; max-height: none; }
-.below th, .below td { white-space: nowrap; padding: 0.12em 0.55em; }
-.below caption { text-align: left; padding: 0.3rem 0; font-weight: 600; }
+.below th, .scroll td { white-space: nowrap; padding: 0.12em 0.55em; }
+.scroll caption { text-align: left; padding: 0.3rem 0; font-weight: 600; }
 .below td:last-child { min-width: 6rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.below tbody td:last-child { padding-left: calc(0.55em + 34px); text-indent: -34px; } /* a long name goes on beside its line */
 .below tr.over { opacity: 0.75; }
 `;
 

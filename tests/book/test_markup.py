@@ -1,0 +1,47 @@
+"""What the build adds to a page's HTML."""
+
+import re
+
+import pytest
+
+from wnlib.lab.plots import Table
+
+FORMULA = r'<span class="math notranslate nohighlight">\({}\)</span>'
+
+
+@pytest.fixture(scope="module")
+def mend(beside):
+    """A page's body after book/markup.py has been at it."""
+
+    def mended(body):
+        context = {"body": body}
+        beside("markup").mend(None, "page", "page.html", context, None)
+        return context["body"]
+
+    return mended
+
+
+def test_a_column_of_numbers_lines_up_and_one_of_words_does_not(mend):
+    rows = [("normal", "w, b", "1,406,794", ""), ("batch norm", "", "-2.9 ± 5.9", "17.88 (190)")]
+    html = mend(Table(("", "learns", "in all", "best"), rows)._repr_html_())
+    assert re.findall(r'class="wn-number">([^<]*)', html) == [
+        *("in all", "best"),
+        *("1,406,794", "", "-2.9 ± 5.9", "17.88 (190)"),
+    ]
+    assert (
+        html.replace(' class="wn-number"', "")
+        == Table(("", "learns", "in all", "best"), rows)._repr_html_()
+    )
+
+
+def test_a_formula_and_the_signs_at_it_stay_on_one_line(mend):
+    g, b = FORMULA.format("g"), FORMULA.format("b")
+    assert mend(f"set {g}, then ({b}).") == (
+        f'set <span class="wn-unbroken">{g},</span> then <span class="wn-unbroken">({b}).</span>'
+    )
+    assert mend(f"where {g} is") == f"where {g} is"
+
+
+def test_a_display_equation_is_left_alone(mend):
+    body = '<div class="math notranslate nohighlight">\n\\[g = 1.\\]</div>'
+    assert mend(body) == body
