@@ -162,11 +162,12 @@ def _look(key: str, generative: bool) -> tuple[str, str]:
 def table(of: Grid, unit: str, digits: int = 1) -> Table:
     """Where each set-up ends, by rate: the mean over seeds."""
     rates = sorted({rate for found in of.curves.values() for rate in found})
+
+    def cell(value: float) -> str:
+        return f"{value:,.{digits if value < 1000 else 0}f}"
+
     rows = [
-        (
-            of.names[key],
-            *(f"{of.mean(key, rate):,.{digits}f}" for rate in rates),
-        )
+        (of.names[key], *(cell(of.mean(key, rate)) for rate in rates))
         for key in of.curves
     ]
     return Table((unit, *(f"rate {rate:g}" for rate in rates)), rows)

@@ -16,6 +16,8 @@ export function bestRate(line, lower) {
 }
 
 const NAME = { style: "text-align: left" };
+const VALUE = { style: "text-align: right" };
+const thousands = (v) => v.toLocaleString("en-US");
 
 function swatch({ colour, dash }) {
   const svg = s("svg", { width: 30, height: 10, "aria-hidden": "true", style: "display:inline;vertical-align:middle" });
@@ -31,7 +33,8 @@ function build(stage) {
   const byRate = new Axes(stage, { label: "Where they end, by rate" });
   const table = h("table");
   stage.canvas.append(table);
-  const shown = (v) => (v == null ? "diverged" : v.toFixed(digits).replace("-", "−"));
+  const written = (v) => (v < 1000 ? v.toFixed(digits) : thousands(Math.round(v))); // as in the page's tables
+  const shown = (v) => (v == null ? "diverged" : written(v).replace("-", "−"));
 
   return () => {
     const { lines: places, best } = comparisons[stage.get("comparison")];
@@ -42,7 +45,7 @@ function build(stage) {
     const wide = stage.width >= 560;
     const half = wide ? (stage.width - 12) / 2 : stage.width;
     const height = wide ? 280 : 220;
-    curves.frame({ x: [0, x.at(-1)], y: span, xLabel: names[0], yLabel: names[1], width: half, height });
+    curves.frame({ x: [0, x.at(-1)], y: span, xLabel: names[0], yLabel: names[1], width: half, height, show: thousands });
     const edge = [rates[0] / 1.35, rates.at(-1) * 1.35];
     byRate.frame({ x: edge, y: span, xLog: true, xTicks: rates.map((r) => [r, String(r)]), xLabel: "learning rate", yLabel: wide ? "" : names[1], width: half, height });
     if (level) {
@@ -55,11 +58,11 @@ function build(stage) {
     for (const { line, at: place } of chosen) {
       const look = { stroke: line.colour, "stroke-dasharray": line.dash };
       const seeds = line.runs[place];
-      if (seeds.length > 1) for (const run of seeds) curves.line(x.map((v, i) => [v, run[i]]), { ...look, "stroke-width": 1, "stroke-opacity": 0.6 });
+      if (seeds.length > 1) for (const run of seeds) curves.line(x.map((v, i) => [v, run[i]]), { ...look, "stroke-width": 1, "stroke-opacity": 0.75 });
       curves.line(x.map((v, i) => [v, mean(seeds.map((run) => run[i]))]), { ...look, "stroke-width": 2.6 });
       byRate.line(ends(line).map((v, i) => [rates[i], v]), look);
       line.runs.forEach((runs, i) => {
-        for (const run of runs) if (run.at(-1) != null) byRate.marks.append(s("circle", { cx: byRate.x(rates[i]), cy: byRate.y(run.at(-1)), r: 2.6, fill: line.colour, "fill-opacity": 0.6 }));
+        for (const run of runs) if (run.at(-1) != null) byRate.marks.append(s("circle", { cx: byRate.x(rates[i]), cy: byRate.y(run.at(-1)), r: 2.6, fill: line.colour, "fill-opacity": 0.75 }));
       });
       const end = ends(line)[place];
       if (end != null) byRate.marks.append(s("circle", { cx: byRate.x(rates[place]), cy: byRate.y(end), r: 5.5, fill: "none", stroke: line.colour, "stroke-width": 2.2 }));
@@ -69,11 +72,11 @@ function build(stage) {
     const [first, last] = [chosen[0], chosen.at(-1)].map(({ line, at: place }) => ends(line)[place]);
     const gap = first == null || last == null ? null : lower ? first - last : last - first;
     table.replaceChildren(
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, `at the end${lower ? ", lower is better" : ""}`), h("th", { scope: "col" }, "rate"), h("td"))),
-      h("tbody", {}, chosen.map((one) => h("tr", {}, h("td", {}, value(one)), h("td", {}, format(rates[one.at])), h("td", NAME, swatch(one.line), ` ${one.line.name}`)))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col", ...VALUE }, `at the end${lower ? ", lower is better" : ""}`), h("th", { scope: "col" }, "rate"), h("td"))),
+      h("tbody", {}, chosen.map((one) => h("tr", {}, h("td", VALUE, value(one)), h("td", {}, format(rates[one.at])), h("td", NAME, swatch(one.line), ` ${one.line.name}`)))),
     );
     if (chosen.length === 2 && gap != null)
-      table.append(h("tfoot", {}, h("tr", {}, h("th", {}, `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(digits)}`), h("td"), h("td", NAME, "what the second gains"))));
+      table.append(h("tfoot", {}, h("tr", {}, h("th", VALUE, `${gap < 0 ? "−" : "+"}${written(Math.abs(gap))}`), h("td"), h("td", NAME, "what the second gains"))));
     stage.say(chosen.map((one) => `${one.line.name} ${value(one)} at ${rates[one.at]}`).join("; "));
   };
 }
