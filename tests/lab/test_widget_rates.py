@@ -54,3 +54,9 @@ def test_films_of_two_shapes_are_refused():
     films = {n: Film(n, np.zeros((2, 3, int(n))), ["", ""]) for n in ("4", "5")}
     with pytest.raises(ValueError, match="films have one shape"):
         Frames(films, ["#000000"], name="Step", alt="nothing")
+
+
+def test_a_colour_in_short_is_refused():
+    films = {"a": Film("a", np.zeros((2, 3, 4)), ["", ""])}
+    with pytest.raises(ValueError, match="a colour is #rrggbb or #rrggbbaa, not #8884"):
+        Frames(films, ["#000000", "#8884"], name="Step", alt="nothing")

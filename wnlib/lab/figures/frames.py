@@ -32,6 +32,9 @@ class Frames(Figure):
         height: of a frame on the page at most, in pixels.
         traits: the first state.
 
+    Raises:
+        ValueError: films of several shapes, or a colour of another form.
+
     Attributes:
         film: the key of one.
         frame: the place of one in it.
@@ -55,6 +58,8 @@ class Frames(Figure):
         shapes = {film.frames.shape for film in films.values()}
         if len(shapes) != 1:
             raise ValueError(f"films have one shape, not {sorted(shapes)}")
+        if odd := [colour for colour in palette if len(colour) not in (7, 9)]:
+            raise ValueError(f"a colour is #rrggbb or #rrggbbaa, not {odd[0]}")
         [(count, h, w)] = shapes
         data = {
             "size": [w, h],
