@@ -74,7 +74,9 @@ def place(cell):
     number, _, _ = cell.chapter.partition("-")
     if number.isdigit():
         return f"chapter {int(number)}"
-    return cell.chapter.replace("-", " ")
+    return {"cifar-10": "CIFAR-10"}.get(
+        cell.chapter, cell.chapter.replace("-", " ")
+    )
 
 
 def lines_of(claim, cell):

@@ -132,6 +132,12 @@ def test_each_run_is_ranked_at_its_end(show: Show) -> None:
     expect(page.locator(".below thead th").first).to_have_text("at epoch 2")
 
 
+def test_losses_have_their_digits_below_each_other(show: Show, report: list[Run]) -> None:
+    page = show(FiveCurves(report, metric="train_loss"))
+    numbers = {cell.split()[0] for row in ranking(page) for cell in row[1:4]}
+    assert {len(number.partition(".")[2]) for number in numbers} == {4}
+
+
 def test_all_values_stand_in_the_table(show: Show, report: list[Run]) -> None:
     page = show(FiveCurves(report, metric="train_loss"))
     more(page)

@@ -154,6 +154,7 @@ def plot_running_time(runs: Iterable[Run], title: str = "Running time") -> Plot:
         axes.set_yticks(range(len(runs)), names)
         axes.invert_yaxis()
         axes.margins(x=0.1)
+        axes.grid(visible=False)  # each bar has its number
         axes.set(title=title, xlabel=name)
 
     return Plot(draw, _alt(title, "wall time of each run", runs))

@@ -6,7 +6,7 @@ import { allValues, ranking, readAt } from "./readout.js";
 
 const LOOK = `
 .keys, .notes { margin: 0.25rem 0 0; font-size: 0.92em; }
-.keys span { margin-right: 1.1rem; white-space: nowrap; }
+.keys span { display: inline-block; margin-right: 1.1rem; }
 .swatch { display: inline-block; max-width: none; vertical-align: middle; overflow: visible; flex: none; }
 .chip { padding: 0 0.5rem; overflow-wrap: anywhere; }
 fieldset { min-width: 0; }

@@ -163,8 +163,11 @@ export function shown(metric, value) {
   return `${percent.toFixed(Math.max(2, (String(percent).split(".")[1] ?? "").length))} %`;
 }
 
-/** The same in short: beside a curve, and where it is a mean or smoothed. */
-export const brief = (metric, value) => (isError(metric) ? `${(100 * value).toFixed(2)} %` : format(value, 4));
+/** The same in short: beside a curve, where runs are ranked, and where it is a mean or smoothed. */
+export function brief(metric, value) {
+  if (isError(metric)) return `${(100 * value).toFixed(2)} %`;
+  return value >= 0.01 && value < 100 ? value.toFixed(4) : format(value, 4); // as many digits in all rows
+}
 
 const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
 

@@ -1,9 +1,10 @@
 // Training curves in numbers: at the cursor, and all of them.
 import { format, h } from "./base.js";
 import { swatch } from "./chart.js";
-import { METRICS, brief, ranks, shown } from "./history.js";
+import { METRICS, brief, isError, ranks, shown } from "./history.js";
 
 const inWords = (metric, { line, raw }, i) => (line.runs.length > 1 && raw[i] != null ? brief : shown)(metric, raw[i]);
+const ranked = (metric, one, i) => (isError(metric) ? inWords(metric, one, i) : brief(metric, one.raw[i]));
 
 /** At a place on the x-axis, or at each curve's end (null): its epoch's index and value, lowest first, those without a value last. */
 export function readAt({ series, time }, at) {
@@ -20,7 +21,7 @@ export function readAt({ series, time }, at) {
 
 function textOf({ metric, time }, at, { one, i, ended, value }) {
   if (ended) return one.diverged ?? `${one.line.done ? "ended at" : "so far"} epoch ${one.raw.length}`;
-  return value == null ? "–" : inWords(metric, one, i) + (time ? ` (epoch ${i + 1})` : at == null ? ` (${i + 1})` : "");
+  return value == null ? "–" : ranked(metric, one, i) + (time ? ` (epoch ${i + 1})` : at == null ? ` (${i + 1})` : "");
 }
 
 const table = (caption, head, rows) =>
@@ -37,7 +38,7 @@ export function ranking(view, at, entries, narrow) {
     const { one, i, place, value } = entry;
     const cells = [String(place ?? "–"), textOf(view, at, entry)];
     if (smoothed) cells.push(value == null ? "–" : brief(metric, one.values[i]));
-    if (!narrow) cells.push(`${inWords(metric, one, one.best)} (${one.best + 1})`);
+    if (!narrow) cells.push(`${ranked(metric, one, one.best)} (${one.best + 1})`);
     const name = h("td", {}, swatch(one.line), ` ${one.line.label}`);
     return h("tr", { class: place ? null : "over" }, cells.map((cell) => h("td", {}, cell)), name);
   });

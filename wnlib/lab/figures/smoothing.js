@@ -2,9 +2,9 @@ import { Axes, NORMS, h, s, ticks, widget } from "./base.js";
 import { cut, hatMatrix, smooth, windowStart } from "./savgol.js";
 
 const LOOK = `
-.below { width: 100%; max-height: none; }
+.below { width: 100%; max-height: none; font-size: 0.93em; }
 .below caption { text-align: left; padding: 0.3rem 0; }
-.below th, .below td { padding: 0.15em 0.4em; }
+.below th, .below td { padding: 0.15em 0.25em; }
 .below td { white-space: nowrap; }
 .below th[scope="row"] { text-align: left; }
 .below tr.chosen { font-weight: 600; }
