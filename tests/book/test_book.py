@@ -23,6 +23,7 @@ TRACES = {
     ),
     "an object's address": re.compile(r"\bat 0x[0-9a-f]+|\b0x[0-9a-f]{8,}"),
 }
+PHONE = 51  # characters that fit a phone's screen, by book.css
 
 
 def problems(notebook: dict) -> list[str]:
@@ -46,6 +47,10 @@ def problems(notebook: dict) -> list[str]:
                 found.append(f"{where} stores an error")
             text = re.sub(r"base64,[A-Za-z0-9+/=\s]*", "", _text(output))
             found += [f"{where} shows {what}" for what, rx in TRACES.items() if rx.search(text)]
+            rows = [t for t in output.get("text", "").splitlines() if re.search(r"\S {2,}\S", t)]
+            solution = "hide-cell" in cell.metadata.get("tags", [])
+            if not solution and any(len(row) > PHONE for row in rows):
+                found.append(f"{where} prints columns that a phone breaks: {PHONE} characters fit")
     loose = sum(bool(LOOSE & set(c.metadata.get("tags", []))) for c in code)
     if loose * 10 > len(code):
         found.append(f"{loose} of {len(code)} code cells are not compared: more than a tenth")
@@ -253,6 +258,8 @@ def test_the_guard_bites(small: Path) -> None:
     assert "says why" in said("cell.metadata.update(tags)")
     assert "more than a tenth" in said("cell.metadata.update(tags)")
     assert "absolute path" in said("output.text = 'in /home/me/book'")
+    assert "a phone breaks" in said("output.text = f'{1:25}  {2:25}'")
+    assert "a phone breaks" not in said("output.text = 'a sentence ' * 9")
     assert "address" in said("output.text = '<object at 0x7f2b10c0>'")
     assert "metadata" in said("cell.metadata['execution'] = {}")
     assert "metadata" in said("book.metadata['widgets'] = {}")
