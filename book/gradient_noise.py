@@ -5,6 +5,8 @@ layer the covariance C of w's gradient over the examples, how much of it
 points along w, and how round it is with w projected away.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,7 +67,8 @@ def signals(model, layers, inputs, labels):
     for hook, (layer, (h, t)) in zip(hooks, kept.items(), strict=True):
         hook.remove()
         if isinstance(layer, nn.Conv2d):
-            h = F.unfold(h, layer.kernel_size, padding=layer.padding)
+            padding: Any = layer.padding  # numbers here, not a name
+            h = F.unfold(h, layer.kernel_size, padding=padding)
         yield layer, *(a.reshape(*a.shape[:2], -1) for a in (h, t.grad))
 
 
