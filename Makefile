@@ -57,8 +57,8 @@ offline: site ## one archive of the built book, read from a folder by double cli
 test: setup ## every test, and every notebook against its stored outputs
 	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book tests
 
-coverage: setup ## every test, and whether it reaches each line of the core and 95 % of the lab's
-	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=
+coverage: setup ## all of that, and whether it reaches each line of the core and 95 % of the lab's
+	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book tests --cov=wnlib --cov-report=
 	@status=0; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/*.py' --fail-under=100 || status=1; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/lab/**' --fail-under=95 || status=1; \
