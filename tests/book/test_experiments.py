@@ -95,7 +95,7 @@ def test_noise_of_a_trained_network(beside, tmp_path):
     recipe = Recipe.paper("bn").replace(width=4, epochs=1)
     data = load_cifar10()
     record_run(recipe, data, tmp_path, device="cpu")
-    table = beside("noise").measure(tmp_path, data, draws=50)["kurtosis"]
+    table = beside("noise").measure(tmp_path, data, draws=25)["kurtosis"]
     assert len(table) == 10
     for layer in table.values():  # nearly Gaussian means, heavier tails of both together
         assert abs(layer["mean-only BN"] - 3) < 1
