@@ -1,7 +1,7 @@
 """A step of the build: what the page's HTML lacks.
 
-Lists that a screen reader would stumble on; tables whose numbers do not
-line up; a comma alone at the beginning of a line, after a formula.
+Lists that a screen reader would stumble on; a comma alone at the
+beginning of a line, after a formula.
 """
 
 import re
@@ -12,8 +12,6 @@ from sphinx.application import Sphinx
 PARAMETERS = re.compile(
     r'<dl>\n((?:<dd><em class="sig-param">.*</em>,?</dd>\n)+)</dl>'
 )
-TABLE = re.compile(r'<table class="wn-table">.*?</table>', re.S)
-CELL = re.compile(r"<(t[hd])([^>]*)>([^<]*)(?=</\1>)")
 FORMULA = re.compile(
     r'([(\[]*)(<span class="math[^>]*>\\\([^<]*\\\)</span>)([,.;:?!)\]]*)'
 )
@@ -36,7 +34,6 @@ def mend(
         'role="doc-biblioentry"', 'role="listitem"'
     )
     body = PARAMETERS.sub(_lines, body)
-    body = TABLE.sub(_aligned, body)
     context["body"] = FORMULA.sub(_unbroken, body)
 
 
@@ -46,29 +43,6 @@ def _lines(found: re.Match[str]) -> str:
         .replace("<dd>", '<span class="sig-line">')
         .replace("</dd>", "</span>")
     )
-
-
-def _aligned(found: re.Match[str]) -> str:
-    """Name the columns that hold numbers, with their headers."""
-    rows = [CELL.findall(row) for row in found[0].split("</tr>")[1:-1]]
-    texts = zip(*([cell[2] for cell in row] for row in rows), strict=True)
-    numbers = [
-        any(column) and all(re.match(r"[-+]?\d|$", cell) for cell in column)
-        for column in texts
-    ]
-
-    def row(line: str) -> str:
-        columns = iter(numbers)
-        return CELL.sub(
-            lambda cell: (
-                f'<{cell[1]}{cell[2]} class="wn-number">{cell[3]}'
-                if next(columns)
-                else cell[0]
-            ),
-            line,
-        )
-
-    return "</tr>".join(map(row, found[0].split("</tr>")))
 
 
 def _unbroken(found: re.Match[str]) -> str:

@@ -19,6 +19,9 @@ from wnlib import Norm, Recipe
 from wnlib.lab import fetch_cifar10
 from wnlib.train import Training
 
+# Noise about as strong beside pixels in [0, 1] as the paper's beside its own.
+QUIET = 0.0375
+
 
 def recorded_recipe(norm):
     """What trained the run that the report lists under this name."""
@@ -51,8 +54,7 @@ def ladder(norm):
     return {
         "recorded": recorded_recipe(norm),
         "mended": report,  # initialized from data, centred, normalized
-        # Beside the pixels of such images about as strong as the paper's.
-        "quiet": dataclasses.replace(report, sigma=0.0375),
+        "quiet": dataclasses.replace(report, sigma=QUIET),
         "whitened": whitened,  # the noise of 0.15 is in proportion there
         "falling": falling,  # the rate, and beta1 with it
         "paper": paper,

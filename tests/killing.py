@@ -118,7 +118,7 @@ assert len(expected) == recipe.epochs
 moments = random.Random(20160225)
 random_kills, folders, strays = 0, 1, 0
 folder, finished = root, False
-while random_kills < 6:
+while random_kills < 10:
     folder = root / f"random{folders}"
     finished = attempt(folder, delay=moments.uniform(0, duration))
     random_kills += not finished

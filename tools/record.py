@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from wnlib import Norm
+from wnlib import Norm, Recipe
 from wnlib.data import Cifar10, DataError
 from wnlib.lab import Run, fetch_cifar10
 from wnlib.lab.cli import Parser, folder_name, speak_plainly
@@ -27,7 +27,7 @@ from wnlib.train import Training
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "book"))
-from report_as_coded import ladder, start_as_recorded_  # noqa: E402
+from report_as_coded import QUIET, ladder, start_as_recorded_  # noqa: E402
 
 SWEPT = (Norm.NONE, Norm.WN, Norm.BN, Norm.WN_MOBN)
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -41,6 +41,13 @@ def _divided(plans: list[Plan]) -> list[Plan]:
         plan._replace(recipe=plan.recipe.replace(plain="divided")) if bare else plan
         for plan, bare in zip(plans, normal, strict=True)
     ]
+
+
+def _changed(plan: Plan, name: str, recipe: Recipe) -> Plan:
+    """The same with another recipe, a folder deeper."""
+    folder = plan.folder.parent / name / plan.folder.name
+    names = {"name": f"{name}/{plan.name}", "label": f"{name}/{plan.label}"}
+    return plan._replace(recipe=recipe, folder=folder, **names)
 
 
 def _five(out: Path) -> list[Plan]:
@@ -81,18 +88,9 @@ def _ablation(out: Path) -> list[Plan]:
     changes: dict[str, dict[str, Any]] = {
         "constant-rate": {"decay_from": 1.0},
         "unwhitened": {"inputs": "unit"},
-        # Beside the pixels of such images, noise about as strong as the paper's.
-        "unwhitened-quiet": {"inputs": "unit", "sigma": 0.0375},
+        "unwhitened-quiet": {"inputs": "unit", "sigma": QUIET},
     }
-    return [
-        plan._replace(
-            recipe=plan.recipe.replace(**change),
-            folder=plan.folder.parent / name / plan.folder.name,
-            name=f"{name}/{plan.name}",
-            label=f"{name}/{plan.label}",
-        )
-        for name, change in changes.items()
-    ]
+    return [_changed(plan, name, plan.recipe.replace(**how)) for name, how in changes.items()]
 
 
 def _sweep(out: Path) -> list[Plan]:
@@ -128,12 +126,7 @@ def _dropout(out: Path) -> list[Plan]:
     """Dropout from none to 0.7 with weight norm, 20 epochs."""
     [plan] = plan_grid(out / "width24-paper-20-dropout", norms=(Norm.WN,), width=24, epochs=20)
     return [
-        plan._replace(
-            recipe=plan.recipe.replace(dropout=rate),
-            folder=plan.folder.parent / f"dropout{rate:g}" / plan.folder.name,
-            name=f"dropout{rate:g}/{plan.name}",
-            label=f"dropout{rate:g}/{plan.label}",
-        )
+        _changed(plan, f"dropout{rate:g}", plan.recipe.replace(dropout=rate))
         for rate in (0.5, 0.0, 0.2, 0.3, 0.7, 0.1, 0.4, 0.6)
     ]
 
@@ -148,13 +141,7 @@ def _ladder(out: Path) -> list[Plan]:
     ):
         [plan] = plan_grid(out / "width96-ladder-20", norms=(norm,), width=96, epochs=20)
         plans += [
-            plan._replace(
-                recipe=ladder(norm)[rung].replace(width=96, epochs=20),
-                folder=plan.folder.parent / rung / plan.folder.name,
-                name=f"{rung}/{plan.name}",
-                label=f"{rung}/{plan.label}",
-            )
-            for rung in rungs
+            _changed(plan, rung, ladder(norm)[rung].replace(width=96, epochs=20)) for rung in rungs
         ]
     return plans
 

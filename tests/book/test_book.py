@@ -83,6 +83,15 @@ def test_notebook(path: Path) -> None:
     assert not found, f"{path.name}: " + "; ".join(found)
 
 
+def test_the_noise_study_quotes_its_code() -> None:
+    page = nbformat.read(BOOK / "gradient-noise.ipynb", as_version=4)
+    told = "\n".join(c.source for c in page.cells if c.cell_type == "markdown")
+    quoted = re.findall(r"```python\n(.*?)```", told, re.S)
+    assert quoted
+    code = (BOOK / "gradient_noise.py").read_text()
+    assert all(part in code for part in quoted)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small notebook as a browser would save it, put in form by tools/execute.py."""

@@ -1,10 +1,6 @@
 """What the build adds to a page's HTML."""
 
-import re
-
 import pytest
-
-from wnlib.lab.plots import Table
 
 FORMULA = r'<span class="math notranslate nohighlight">\({}\)</span>'
 
@@ -19,19 +15,6 @@ def mend(beside):
         return context["body"]
 
     return mended
-
-
-def test_a_column_of_numbers_lines_up_and_one_of_words_does_not(mend):
-    rows = [("normal", "w, b", "1,406,794", ""), ("batch norm", "", "-2.9 ± 5.9", "17.88 (190)")]
-    html = mend(Table(("", "learns", "in all", "best"), rows)._repr_html_())
-    assert re.findall(r'class="wn-number">([^<]*)', html) == [
-        *("in all", "best"),
-        *("1,406,794", "", "-2.9 ± 5.9", "17.88 (190)"),
-    ]
-    assert (
-        html.replace(' class="wn-number"', "")
-        == Table(("", "learns", "in all", "best"), rows)._repr_html_()
-    )
 
 
 def test_a_formula_and_the_signs_at_it_stay_on_one_line(mend):

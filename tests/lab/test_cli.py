@@ -229,7 +229,7 @@ def test_default_folder_of_a_grid(extra, folder):
 
 def test_default_folders_tell_runs_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    variants = [[], ["--seed", "1"], ["--lr", "0.01"], ["--scale", "exp"]]
+    variants = [[], ["--seed", "1"], ["--lr", "0.01"], ["--recipe", "paper"], ["--scale", "exp"]]
     for extra in variants:
         main(["train", "wn", *SMALL, "--width", "1", "--epochs", "1", *extra])
     assert len(list(tmp_path.glob("runs/*/wn/run.json"))) == len(variants)

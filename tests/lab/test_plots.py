@@ -15,7 +15,7 @@ from PIL import Image
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs, plot_running_time, plot_test_error, plot_training_loss, table
-from wnlib.lab.plots import COLOURS, INK, PAPER_COLOUR, STYLES, Plot
+from wnlib.lab.plots import COLOURS, INK, PAPER_COLOUR, STYLES, Plot, Table
 from wnlib.lab.runs import PAPER, REPORT, Row, smooth
 from wnlib.train import State
 
@@ -211,3 +211,11 @@ def test_a_plot_draws_on_one_axes_or_on_a_grid():
     drawn = Plot(lambda axes: [a.plot([1, 2]) for a in axes.flat], "four lines", grid=(2, 2))
     assert [len(axes.get_lines()) for axes in drawn.figure().axes] == [1] * 4
     assert repr(drawn) == "Plot('four lines')"
+
+
+def test_a_column_of_numbers_lines_up_and_one_of_words_does_not():
+    rows = [("normal", "w, b", "1,406,794", ""), ("batch norm", "", "-2.9 ± 5.9", "17.88 (190)")]
+    html = Table(("", "learns", "in all", "best"), rows)._repr_html_()
+    right = re.findall(r'style="text-align:right">([^<]*)', html)
+    assert right == ["in all", "best", "1,406,794", "", "-2.9 ± 5.9", "17.88 (190)"]
+    assert "style" not in Table(("", "a"), [])._repr_html_()

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import os
 import pty
 import re
@@ -446,6 +447,21 @@ def test_public_names(package: ModuleType, names: set[str]) -> None:
     assert set(package.__all__) == names
     for name in names:
         assert getattr(package, name).__doc__, f"{name} is public and has no docstring"
+
+
+def test_the_figures_arguments_are_those_of_their_page() -> None:
+    """Traits hide them from the page's own reading, so book/api.md spells them out."""
+    text = (ROOT / "book" / "api.md").read_text()
+    spelled = dict(re.findall(r"autoclass:: wnlib\.lab\.(\w+)\((.*)\)", text))
+    assert set(spelled) - {"Run"} == set(widgets.__all__)
+    for name in widgets.__all__:
+        kind, arguments = getattr(widgets, name), spelled[name]
+        if "__init__" not in vars(kind):
+            assert arguments == "**traits"
+            continue
+        _, *real = inspect.signature(kind.__init__).parameters.values()
+        bare = [each.replace(annotation=inspect.Parameter.empty) for each in real]
+        assert str(inspect.Signature(bare)) == f"({arguments})"
 
 
 def test_import_is_light() -> None:

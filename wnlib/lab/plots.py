@@ -1,6 +1,7 @@
 """Figures of recorded runs: the report's figures 10, 12, 13, 14 and its table, from any runs."""
 
 import base64
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,6 +161,9 @@ def plot_running_time(runs: Iterable[Run], title: str = "Running time") -> Plot:
     return Plot(draw, _alt(title, "wall time of each run", runs))
 
 
+RIGHT = ' style="text-align:right"'  # for columns of numbers
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text under a header; shown as HTML in a notebook, as columns in a terminal."""
@@ -179,14 +183,20 @@ class Table:
         )
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in self.header)
-        body = "".join(
-            f'<tr><th scope="row">{escape(row[0])}</th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-            + "</tr>"
-            for row in self.rows
-        )
-        return f'<table class="wn-table"><tr>{head}</tr>{body}</table>'
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
+        numbers = [any(c) and all(re.match(r"[-+]?\d|$", cell) for cell in c) for c in columns]
+
+        def line(cells: Sequence[str], tags: Sequence[str]) -> str:
+            each = zip(tags, numbers, cells, strict=True)
+            return "".join(
+                f"<{tag}{RIGHT * right}>{escape(cell)}</{tag[:2]}>" for tag, right, cell in each
+            )
+
+        others = len(self.header) - 1
+        head = line(self.header, ['th scope="col"'] * (1 + others))
+        body = [line(row, ['th scope="row"', *["td"] * others]) for row in self.rows]
+        rows = "".join(f"<tr>{cells}</tr>" for cells in (head, *body))
+        return f'<table class="wn-table">{rows}</table>'
 
 
 def table(runs: Iterable[Run]) -> Table:
