@@ -19,7 +19,7 @@ from wnlib import Norm, Recipe
 from wnlib.lab import fetch_cifar10
 from wnlib.train import Training
 
-# Noise about as strong beside pixels in [0, 1] as the paper's beside its own.
+# Noise beside pixels in [0, 1], about as strong as the paper's on its own.
 QUIET = 0.0375
 
 
