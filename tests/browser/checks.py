@@ -19,7 +19,8 @@ MARK_REPEATED_CODE = """
 }"""
 
 
-# A colour on its way from one theme to the other is nobody's choice.
+# A colour on its way from one theme to the other is nobody's choice, nor is a menu's place while
+# it slides away.
 FINISH_TRANSITIONS = (
     "() => document.getAnimations().forEach((a) => a.transitionProperty && a.finish())"
 )
@@ -57,6 +58,7 @@ def wider_than_a_phone(page: Page) -> list[str]:
     """What reaches over the right edge of a screen of 360 px and makes it scroll sideways."""
     before = page.viewport_size
     page.set_viewport_size(PHONE)
+    page.evaluate(FINISH_TRANSITIONS)
     found = page.evaluate(
         """() => {
           const width = document.documentElement.clientWidth;

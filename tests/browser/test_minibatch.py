@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from figures import initialized
 from playwright.sync_api import Locator, Page, expect
 
 from wnlib import load_cifar10
@@ -19,7 +20,7 @@ Show = Callable[[Figure], Page]
 
 @pytest.fixture(scope="module")
 def initialization() -> Initialization:
-    return Initialization(load_cifar10())
+    return initialized()
 
 
 def layer(page: Page) -> Locator:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
+from figures import initialized
 
 from wnlib import ConvPoolCNNC, Norm, data_dependent_init_
 from wnlib.inputs import symmetric
@@ -18,8 +19,8 @@ SIZE = 20
 
 
 @pytest.fixture(scope="module")
-def figure(sample):
-    return Initialization(sample)
+def figure():
+    return initialized()
 
 
 def before_activations(model, x, seed):
