@@ -3,19 +3,41 @@
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-AXE = Axe()
+AXE = Axe().axe_script
 PHONE = {"width": 360, "height": 740}
 
-# Contrast is looked up token by token. In code a colour goes with the token's class, so one block
-# for every set of classes is enough, and takes a tenth of the time.
-MARK_REPEATED_CODE = """
-() => {
-  const seen = new Set();
-  for (const block of document.querySelectorAll("div.highlight > pre")) {
-    const classes = [...block.querySelectorAll("span")].map((span) => span.className);
-    block.toggleAttribute("data-repeated", classes.every((name) => seen.has(name)));
-    classes.forEach((name) => seen.add(name));
-  }
+# Contrast is looked up text by text, which takes seconds on a long page. It depends on the colours
+# and sizes of a text and of all that it stands in, so each set of these is looked at once.
+RUN_AXE = """
+async (coloursOnly) => {
+  const seen = new Set(), marked = [];
+  const visit = (element, around) => {
+    if (element.localName === "mjx-container") return;
+    if (!element.checkVisibility({ visibilityProperty: true })) return;
+    const s = getComputedStyle(element);
+    const drawn = [s.color, s.fill, s.backgroundColor, s.backgroundImage, s.opacity, s.textShadow];
+    const look = `${around}>${drawn} ${s.fontSize} ${s.fontWeight}`;
+    const texts = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (texts && !seen.has(look)) {
+      seen.add(look);
+      marked.push(element);
+    }
+    for (const child of element.shadowRoot?.children ?? []) visit(child, look);
+    for (const child of element.children) visit(child, look);
+  };
+  visit(document.body, "");
+
+  const rules = [
+    { id: "color-contrast", selector: "[data-look]" },
+    { id: "link-in-text-block", selector: "a[data-look]" },
+  ];
+  axe.configure({ rules });
+  const options = { resultTypes: ["violations"], preload: false };
+  if (coloursOnly) options.runOnly = rules.map((rule) => rule.id);
+  marked.forEach((element) => element.setAttribute("data-look", ""));
+  const { violations } = await axe.run(document, options);
+  marked.forEach((element) => element.removeAttribute("data-look"));
+  return violations;
 }"""
 
 
@@ -35,15 +57,13 @@ def redrawn(page: Page) -> None:
 
 def accessibility(page: Page, *, colours_only: bool = False) -> list[str]:
     """What axe-core calls serious or critical; only its look at colours, if so wished."""
-    page.evaluate(MARK_REPEATED_CODE)
     page.evaluate(FINISH_TRANSITIONS)
-    options = {"resultTypes": ["violations"], "preload": False}
-    if colours_only:
-        options["runOnly"] = ["color-contrast", "link-in-text-block"]
-    result = AXE.run(page, context={"exclude": [["[data-repeated]"]]}, options=options)
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE)
+    violations = page.evaluate(RUN_AXE, colours_only)
     return [
         f"{found['id']} ({found['impact']}): {node['target'][0]}: {why(node)}"
-        for found in result.response["violations"]
+        for found in violations
         if found["impact"] in {"serious", "critical"}
         for node in found["nodes"]
     ]

@@ -65,6 +65,27 @@ def test_a_bad_page(context: BrowserContext, small_site: str) -> None:
     assert "nowhere to be seen: <a" in found
 
 
+def test_a_pale_text_is_found_wherever_it_stands(context: BrowserContext) -> None:
+    """Among many that are not, after a hidden one that is, on another ground, within a figure."""
+    page = context.new_page()
+    page.set_content(
+        "<!doctype html><html lang='en'><title>A page</title><main><h1>A page</h1>"
+        + "<p>A text.</p>" * 9
+        + "<p style='color: #bbb' hidden>Pale</p><p style='color: #bbb' id='first'>Pale</p>"
+        "<section style='background: #111'><p id='second'>Dark on dark</p></section>"
+        "<div></div></main>"
+    )
+    page.evaluate(
+        """() => {
+          const root = document.querySelector("div").attachShadow({ mode: "open" });
+          root.innerHTML = "<b id='third' style='color: #ccc'>Pale</b>";
+        }"""
+    )
+    for colours_only in (False, True):
+        found = checks.accessibility(page, colours_only=colours_only)
+        assert [line.split(":")[0] for line in found] == ["color-contrast (serious)"] * 3
+
+
 def test_a_good_page(context: BrowserContext, small_site: str) -> None:
     visit = Visit(context, small_site, "good.html")
     page = visit.page
