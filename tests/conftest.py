@@ -13,7 +13,6 @@ from types import ModuleType
 
 import pytest
 import torch
-import torch._dynamo  # imported late, it trips over a patched torch.cuda.is_available
 
 import wnlib
 from wnlib import train
@@ -21,6 +20,9 @@ from wnlib.data import Cifar10, load_cifar10
 
 pytest.register_assert_rewrite("training")
 from training import small, stop_after_two  # noqa: E402
+
+if torch.cuda.is_available():
+    import torch._dynamo  # imported late, it trips over a patched torch.cuda.is_available
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +83,9 @@ def one_thread():
 def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """Tests that are not of the device: a machine with a GPU runs them as any other does."""
     if request.node.get_closest_marker("device") is None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        for kind in (torch.cuda, torch.backends.mps):
+            if kind.is_available():
+                monkeypatch.setattr(kind, "is_available", lambda: False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that they start
 
 
