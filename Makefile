@@ -16,6 +16,8 @@ export OMP_WAIT_POLICY ?= passive
 VENV := .venv/bin
 # Two processes a core: while one waits for a page or a kernel, another has its core.
 SIDE_BY_SIDE := -n $$(($$(getconf _NPROCESSORS_ONLN) * 2)) --dist loadfile --no-loadscope-reorder
+# First the file that builds the site and much besides: one process does that while the others run notebooks.
+CHECKED := tests/project/test_publishing.py book tests
 SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
@@ -55,10 +57,10 @@ offline: site ## one archive of the built book, read from a folder by double cli
 	@$(VENV)/python tools/offline.py _build/html _build/weight-normalization.zip
 
 test: setup ## every test, and every notebook against its stored outputs
-	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book tests
+	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval $(CHECKED)
 
 coverage: setup ## all of that, and whether it reaches each line of the core and 95 % of the lab's
-	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book tests --cov=wnlib --cov-report=
+	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval $(CHECKED) --cov=wnlib --cov-report=
 	@status=0; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/*.py' --fail-under=100 || status=1; \
 	$(VENV)/coverage report --skip-covered --include='wnlib/lab/**' --fail-under=95 || status=1; \
