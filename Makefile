@@ -14,8 +14,8 @@ export PYTHON
 # GNU OpenMP's threads wait by spinning: beside other work a step of two threads takes twenty times as long.
 export OMP_WAIT_POLICY ?= passive
 VENV := .venv/bin
-# Two processes a core, and one more: while one waits for a page or a kernel, another has its core.
-SIDE_BY_SIDE := -n $$(($$(getconf _NPROCESSORS_ONLN) * 2 + 1)) --dist loadfile --no-loadscope-reorder
+# Two processes a core: while one waits for a page or a kernel, another has its core.
+SIDE_BY_SIDE := -n $$(($$(getconf _NPROCESSORS_ONLN) * 2)) --dist loadfile --no-loadscope-reorder
 # First the file that builds the site and much besides: one process does that while the others run notebooks.
 CHECKED := tests/project/test_publishing.py book tests
 SITE := _build/html/.built

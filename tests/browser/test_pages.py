@@ -64,7 +64,9 @@ of_chapters = pytest.mark.parametrize(
 @pytest.fixture(scope="module", params=pages(), ids=lambda name: Path(name).name)
 def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
     """One page, opened once for all its tests: setting a long page's formulas takes a second."""
-    context = browser.new_context(viewport=chromium.DESKTOP, color_scheme="light")
+    # Without motion: half faded in, a tooltip has colours that nobody chose.
+    calm = {"color_scheme": "light", "reduced_motion": "reduce"}
+    context = browser.new_context(viewport=chromium.DESKTOP, **calm)
     yield Visit(context, address, f"{request.param}.html")
     context.close()
 
