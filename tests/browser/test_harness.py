@@ -71,14 +71,14 @@ def test_a_pale_text_is_found_wherever_it_stands(context: BrowserContext) -> Non
     page.set_content(
         "<!doctype html><html lang='en'><title>A page</title><main><h1>A page</h1>"
         + "<p>A text.</p>" * 9
-        + "<p style='color: #bbb' hidden>Pale</p><p style='color: #bbb' id='first'>Pale</p>"
-        "<section style='background: #111'><p id='second'>Dark on dark</p></section>"
+        + "<p style='color: #bbb' hidden>Pale</p><p style='color: #bbb'>Pale</p>"
+        "<section style='background: #111'><p>Dark on dark</p></section>"
         "<div></div></main>"
     )
     page.evaluate(
         """() => {
           const root = document.querySelector("div").attachShadow({ mode: "open" });
-          root.innerHTML = "<b id='third' style='color: #ccc'>Pale</b>";
+          root.innerHTML = "<b style='color: #ccc'>Pale</b>";
         }"""
     )
     for colours_only in (False, True):
