@@ -106,20 +106,37 @@ def _frozen(out: Path) -> list[Plan]:
     return plan_grid(folder, norms=(Norm.NONE,), lrs=rates, seeds=range(3), width=24, epochs=20)
 
 
+def _either_way(switched: list[Plan], held: list[Plan]) -> list[Plan]:
+    """The first as they are, the others with Adam's beta1 at 0.9 to the end."""
+    kept = [plan._replace(recipe=plan.recipe.replace(late_beta1=0.9)) for plan in held]
+    ways = {"switched": switched, "held": kept}
+    return [
+        plan._replace(name=f"{way}/{plan.name}") for way, plans in ways.items() for plan in plans
+    ]
+
+
 def _rates(out: Path) -> list[Plan]:
     """Rates with Adam's beta1 switched half way and held, normal as released, 6 epochs."""
     folder = out / "width24-paper-6-rates"
-    switched = plan_grid(
-        folder / "switched", norms=(Norm.NONE, Norm.MOBN), lrs=RATES, width=24, epochs=6
+    norms = (Norm.NONE, Norm.MOBN)
+    switched = plan_grid(folder / "switched", norms=norms, lrs=RATES, width=24, epochs=6)
+    return _either_way(switched, plan_grid(folder / "held", lrs=RATES[1:4], width=24, epochs=6))
+
+
+def _edge(out: Path) -> list[Plan]:
+    """Where normal and weight norm are lost: two of those rates, from two more seeds."""
+    switched, held = (
+        plan_grid(
+            out / "width24-paper-6-edge" / way,
+            norms=(Norm.NONE, Norm.WN),
+            lrs=RATES[2:4],
+            seeds=(1, 2),
+            width=24,
+            epochs=6,
+        )
+        for way in ("switched", "held")
     )
-    held = plan_grid(folder / "held", norms=tuple(Norm), lrs=RATES[1:4], width=24, epochs=6)
-    return [
-        *(plan._replace(name=f"switched/{plan.name}") for plan in switched),
-        *(
-            plan._replace(name=f"held/{plan.name}", recipe=plan.recipe.replace(late_beta1=0.9))
-            for plan in held
-        ),
-    ]
+    return _either_way(switched, held)
 
 
 def _dropout(out: Path) -> list[Plan]:
@@ -192,8 +209,8 @@ def _report_first_epochs(out: Path) -> list[Plan]:
 EXPERIMENTS = {
     f.__name__[1:].replace("_", "-"): f
     for f in (
-        *(_five, _paper, _full, _seeds, _report, _ablation, _sweep, _frozen, _rates, _dropout),
-        *(_ladder, _exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
+        *(_five, _paper, _full, _seeds, _report, _ablation, _sweep, _frozen, _rates, _edge),
+        *(_dropout, _ladder, _exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
     )
 }
 # Other networks, by programs of their own, one run after the other: what is recorded.
