@@ -60,10 +60,18 @@ def _paper(out: Path) -> list[Plan]:
     return _divided(plan_grid(out / "width24-paper-40", width=24, epochs=40))
 
 
+# The paper's best first, and what it is compared with.
+IN_TURN = (Norm.WN_MOBN, Norm.NONE, Norm.WN, Norm.BN, Norm.MOBN)
+
+
 def _full(out: Path) -> list[Plan]:
     """The five configurations at the paper's width, 40 epochs of its schedule: 7 hours and more."""
-    norms = (Norm.WN_MOBN, Norm.NONE, Norm.WN, Norm.BN, Norm.MOBN)
-    return plan_grid(out / "width96-paper-40", norms=norms, width=96, epochs=40)
+    return plan_grid(out / "width96-paper-40", norms=IN_TURN, width=96, epochs=40)
+
+
+def _whole(out: Path) -> list[Plan]:
+    """The paper's five runs, its width and all 200 epochs: minutes on a large GPU."""
+    return plan_grid(out / "width96-paper-200", norms=IN_TURN, width=96, epochs=200)
 
 
 def _seeds(out: Path) -> list[Plan]:
@@ -209,7 +217,7 @@ def _report_first_epochs(out: Path) -> list[Plan]:
 EXPERIMENTS = {
     f.__name__[1:].replace("_", "-"): f
     for f in (
-        *(_five, _paper, _full, _seeds, _report, _ablation, _sweep, _frozen, _rates, _edge),
+        *(_five, _paper, _full, _whole, _seeds, _report, _ablation, _sweep, _frozen, _rates, _edge),
         *(_dropout, _ladder, _exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
     )
 }

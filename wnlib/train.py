@@ -140,7 +140,7 @@ class Training:
         recipe: what to train, and how.
         data: on what; kept on the device as a whole.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "mps".
-        compiled: let torch compile the step, which pays on a large GPU.
+        compiled: let torch compile the network, which pays on a large GPU.
 
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
@@ -156,12 +156,12 @@ class Training:
         self.rows: list[Row] = []  #: the epochs so far
         self.state = State.INTERRUPTED  #: how the run stands
         self.step = training_step
-        if compiled:
-            self.step = torch.compile(training_step, mode="reduce-overhead")
         self.generators: dict[str, Tensor] | None = None
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
+        if compiled:  # but not the optimizer: torch would compile that anew for each rate
+            self.model.compile(mode="reduce-overhead")
         self.optimizer = build_optimizer(recipe, self.model)
         fp16 = autocast_type(self.device) is torch.float16
         self.scaler = GradScaler(self.device.type, enabled=fp16)

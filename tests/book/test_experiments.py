@@ -15,7 +15,7 @@ from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise"}  # its networks are measured, and not kept
-BEGUN = {"full", "ladder"}  # long: recorded one run after the other
+BEGUN = {"full", "whole", "ladder"}  # long: recorded one run after the other
 
 
 def test_every_recorded_run_is_one_of_an_experiment():

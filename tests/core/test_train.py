@@ -86,11 +86,30 @@ def test_too_few_images_are_refused(tiny, changes):
         train(small(**changes), tiny)
 
 
-def test_the_step_is_compiled_where_that_is_asked_for(tiny):
-    assert Training(small(), tiny).step is training_step
-    step = Training(small(), tiny, compiled=True).step
-    assert step is not training_step
-    assert step.__wrapped__ is training_step
+def test_the_network_is_compiled_where_that_is_asked_for_and_once(tiny, monkeypatch):
+    """Another rate, another β₁ compile nothing anew: the optimizer stays as it is."""
+    graphs, real = [], torch.compile
+
+    def counted(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_as_it_is(function, *, mode):
+        assert mode == "reduce-overhead"
+        return real(function, backend=counted)
+
+    monkeypatch.setattr(torch, "compile", compile_as_it_is)
+    recipe = small(epochs=6, width=2)
+    assert {recipe.beta1_at(epoch) for epoch in range(6)} == {0.9, 0.5}
+    assert len({recipe.lr_at(epoch) for epoch in range(6)}) == 3
+    plain = train(recipe, tiny)
+    assert graphs == []
+    compiled = Training(recipe, tiny, compiled=True)
+    seen = [(row, len(graphs)) for row in compiled.epochs()]
+    assert [count for _, count in seen] == [2] * 6  # in training, in evaluation
+    for ours, theirs in zip((row for row, _ in seen), plain, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+        assert ours.test_loss == pytest.approx(theirs.test_loss, rel=1e-4)
 
 
 # --- divergence

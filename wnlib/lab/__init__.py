@@ -1,10 +1,13 @@
 """What one does with wnlib: record runs, resume them, compare them, time them, draw them.
 
-With it, a process keeps the memory that it frees, and whitenings are kept in the cache folder.
+With it, a process keeps the memory that it frees, whitenings are kept in the cache folder, and
+cuDNN tries which of its convolutions is the fastest for shapes that come again, as minibatches do.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from wnlib import inputs
 from wnlib.lab.memory import keep_memory
@@ -68,6 +71,7 @@ _HOMES |= {"fetch_cifar10": "fetch", "table": "plots"}
 
 inputs.fitted = Whitenings()
 keep_memory()
+torch.backends.cudnn.benchmark = True
 
 
 def __getattr__(name: str) -> Any:

@@ -51,12 +51,13 @@ def steps(
     model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    step = torch.compile(training_step, mode="reduce-overhead") if compiled else training_step
+    if compiled:
+        model.compile(mode="reduce-overhead")
     batch = min(recipe.batch_size, len(images))
     whole = len(images) // batch * batch
     while True:
         for chosen in torch.randperm(len(images), device=device)[:whole].split(batch):
-            step(model, optimizer, scaler, images[chosen], labels[chosen])
+            training_step(model, optimizer, scaler, images[chosen], labels[chosen])
             yield
 
 

@@ -60,7 +60,7 @@ def check(
     Args:
         device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
         width: of the networks; the paper's by default.
-        compiled: check the compiled step.
+        compiled: check the compiled network.
         say: is told what is being checked.
 
     Raises:

@@ -199,7 +199,7 @@ def _parser() -> Parser:
     for sub in (one, many, bench, check):
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
         sub.add_argument(
-            "--compiled", action="store_true", help="let torch compile the step, for a large GPU"
+            "--compiled", action="store_true", help="let torch compile the network, for a large GPU"
         )
     return parser
 

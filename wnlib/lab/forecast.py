@@ -69,7 +69,7 @@ def estimate(
         norms: the configurations, one run each.
         device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
         data: its number of images counts; by default all of CIFAR-10.
-        compiled: let torch compile the step.
+        compiled: let torch compile the network.
 
     Raises:
         ValueError: no such device.
