@@ -160,8 +160,8 @@ class Training:
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
-        if compiled:  # but not the optimizer: torch would compile that anew for each rate
-            self.model.compile(mode="reduce-overhead")
+        # Not the optimizer, which torch would compile anew for each rate.
+        self.network = torch.compile(self.model, mode="reduce-overhead") if compiled else self.model
         self.optimizer = build_optimizer(recipe, self.model)
         fp16 = autocast_type(self.device) is torch.float16
         self.scaler = GradScaler(self.device.type, enabled=fp16)
@@ -177,7 +177,7 @@ class Training:
 
     def epochs(self, tick: Callable[[], object] = lambda: None) -> Iterator[Row]:
         """Train on, epoch by epoch, until the run has ended; `tick` is called after each step."""
-        recipe, device, model = self.recipe, self.device, self.model
+        recipe, device, model = self.recipe, self.device, self.network
         if self.state is not State.INTERRUPTED:
             return
         inputs = prepare(self.data, recipe.inputs)
@@ -186,7 +186,7 @@ class Training:
         if recipe.init_images and not self.rows:
             with self._generators():
                 chosen = torch.randperm(len(train_x), device=device)[: recipe.init_images]
-                data_dependent_init_(model, train_x[chosen])
+                data_dependent_init_(self.model, train_x[chosen])
         steps = len(train_x) // recipe.batch_size
         while self.state is State.INTERRUPTED:
             start, epoch = time.perf_counter(), len(self.rows)

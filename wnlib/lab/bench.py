@@ -51,13 +51,12 @@ def steps(
     model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    if compiled:
-        model.compile(mode="reduce-overhead")
+    network = torch.compile(model, mode="reduce-overhead") if compiled else model
     batch = min(recipe.batch_size, len(images))
     whole = len(images) // batch * batch
     while True:
         for chosen in torch.randperm(len(images), device=device)[:whole].split(batch):
-            training_step(model, optimizer, scaler, images[chosen], labels[chosen])
+            training_step(network, optimizer, scaler, images[chosen], labels[chosen])
             yield
 
 
