@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -132,15 +132,14 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> tuple[
 class Training:
     """Everything that the next epoch depends on; `epochs` takes it from one to the next.
 
-    Its `rows` are the epochs so far, its `state` is how the run stands. The caller's random
-    generators are left alone. On a CPU the same state, with the same number of threads, gives the
-    same rows bit for bit, `seconds` aside.
+    Its `rows` are the epochs so far, its `state` how the run stands. The caller's generators are
+    left alone. On a CPU the same state and as many threads give the same rows, but for `seconds`.
 
     Args:
         recipe: what to train, and how.
         data: on what; kept on the device as a whole.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "mps".
-        compiled: let torch compile the network, which pays on a large GPU.
+        compiled: let torch compile the network.
 
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
@@ -160,8 +159,9 @@ class Training:
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
-        # Not the optimizer, which torch would compile anew for each rate.
-        self.network = torch.compile(self.model, mode="reduce-overhead") if compiled else self.model
+        self.net: Any = self.model
+        if compiled:  # but not the optimizer, which torch would compile anew for each rate
+            self.net = torch.compile(self.model, mode="reduce-overhead")
         self.optimizer = build_optimizer(recipe, self.model)
         fp16 = autocast_type(self.device) is torch.float16
         self.scaler = GradScaler(self.device.type, enabled=fp16)
@@ -177,7 +177,7 @@ class Training:
 
     def epochs(self, tick: Callable[[], object] = lambda: None) -> Iterator[Row]:
         """Train on, epoch by epoch, until the run has ended; `tick` is called after each step."""
-        recipe, device, model = self.recipe, self.device, self.network
+        recipe, device, model = self.recipe, self.device, self.net
         if self.state is not State.INTERRUPTED:
             return
         inputs = prepare(self.data, recipe.inputs)

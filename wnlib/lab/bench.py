@@ -51,7 +51,7 @@ def steps(
     model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    network = torch.compile(model, mode="reduce-overhead") if compiled else model
+    network: Any = torch.compile(model, mode="reduce-overhead") if compiled else model
     batch = min(recipe.batch_size, len(images))
     whole = len(images) // batch * batch
     while True:

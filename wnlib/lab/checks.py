@@ -108,7 +108,7 @@ def _rates(training: Training, lr: float, beta1: float) -> None:
 
 def _take(training: Training, x: Tensor, y: Tensor) -> Tensor:
     """One step; its logits, which the next step of a graph would overwrite."""
-    return training.step(training.network, training.optimizer, training.scaler, x, y)[1].clone()
+    return training.step(training.net, training.optimizer, training.scaler, x, y)[1].clone()
 
 
 def _bound(what: str, value: float, bound: float) -> str:

@@ -198,9 +198,7 @@ def _parser() -> Parser:
     check.add_argument("--width", type=int, default=96, help="default: 96, the paper's")
     for sub in (one, many, bench, check):
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
-        sub.add_argument(
-            "--compiled", action="store_true", help="let torch compile the network, for a large GPU"
-        )
+        sub.add_argument("--compiled", action="store_true", help="let torch compile the network")
     return parser
 
 

@@ -89,7 +89,7 @@ def record_epochs(
         data: on what.
         folder: of the run; made where it is missing.
         device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
-        compiled: let torch compile the network, which pays on a large GPU.
+        compiled: let torch compile the network.
         progress: show a bar on standard error.
         keep: a second folder, on a slow or precious disk: the run is copied to it every ten minutes
             and in the end, and comes back from it where the first one is behind or gone.
