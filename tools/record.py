@@ -70,8 +70,10 @@ def _full(out: Path) -> list[Plan]:
 
 
 def _again(out: Path) -> list[Plan]:
-    """Two of these again: another machine has other minibatches and other noise."""
-    return plan_grid(out / "width96-paper-40-again", norms=IN_TURN[1:3], width=96, epochs=40)
+    """Two of these again, where a GPU draws other minibatches and other noise; one more seed."""
+    folder = out / "width96-paper-40-again"
+    twice = plan_grid(folder, norms=IN_TURN[1:3], width=96, epochs=40)
+    return [*twice, *plan_grid(folder, norms=(Norm.MOBN,), seeds=(1,), width=96, epochs=40)]
 
 
 def _seeds(out: Path) -> list[Plan]:
