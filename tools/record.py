@@ -70,10 +70,10 @@ def _full(out: Path) -> list[Plan]:
 
 
 def _again(out: Path) -> list[Plan]:
-    """Two of these again, where a GPU draws other minibatches and other noise; one more seed."""
-    folder = out / "width96-paper-40-again"
-    twice = plan_grid(folder, norms=IN_TURN[1:3], width=96, epochs=40)
-    return [*twice, *plan_grid(folder, norms=(Norm.MOBN,), seeds=(1,), width=96, epochs=40)]
+    """Three of these again, where a GPU draws other minibatches and other noise; one more seed."""
+    folder, options = out / "width96-paper-40-again", {"width": 96, "epochs": 40}
+    again = plan_grid(folder, norms=(Norm.NONE, Norm.WN, Norm.MOBN), **options)
+    return [*again, *plan_grid(folder / "seed1", norms=(Norm.MOBN,), seeds=(1,), **options)]
 
 
 def _seeds(out: Path) -> list[Plan]:

@@ -15,7 +15,7 @@ from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise"}  # its networks are measured, and not kept
-CUT_OFF = {"width96-paper-40-again/mobn"}  # in epoch 32, when a GPU's time was up; told so
+CUT_OFF = {"width96-paper-40-again/seed1/mobn"}  # in epoch 32, when a GPU's time was up; told so
 
 
 def test_every_recorded_run_is_one_of_an_experiment():
