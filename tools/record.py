@@ -60,13 +60,10 @@ def _paper(out: Path) -> list[Plan]:
     return _divided(plan_grid(out / "width24-paper-40", width=24, epochs=40))
 
 
-# The paper's best first, and what it is compared with.
-IN_TURN = (Norm.WN_MOBN, Norm.NONE, Norm.WN, Norm.BN, Norm.MOBN)
-
-
 def _full(out: Path) -> list[Plan]:
     """The five configurations at the paper's width, 40 epochs of its schedule: 7 hours and more."""
-    return plan_grid(out / "width96-paper-40", norms=IN_TURN, width=96, epochs=40)
+    norms = (Norm.WN_MOBN, Norm.NONE, Norm.WN, Norm.BN, Norm.MOBN)
+    return plan_grid(out / "width96-paper-40", norms=norms, width=96, epochs=40)
 
 
 def _again(out: Path) -> list[Plan]:

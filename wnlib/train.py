@@ -159,7 +159,7 @@ class Training:
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
-        self.net: Any = self.model
+        self.net: Any = self.model  #: what its steps are taken with
         if compiled:  # but not the optimizer, which torch would compile anew for each rate
             self.net = torch.compile(self.model, mode="reduce-overhead")
         self.optimizer = build_optimizer(recipe, self.model)
