@@ -41,7 +41,7 @@ site: $(SITE) ## only build the book, strictly, into _build/html
 
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
 # --all: without it a style sheet that changed alone would stay behind.
-$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py wnlib/lab/figures/*) \
+$(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py book/figures/*) \
          tools/plain.py tools/repository.py tools/setup_cell.py | setup
 	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
@@ -97,7 +97,7 @@ lint: setup ## formatting, lint (notebooks and JavaScript included), types, and 
 	quietly() { "$$@" >_build/lint.log 2>&1 && return; status=1; cat _build/lint.log >&2; return 1; }; \
 	quietly $(VENV)/ruff format --check --quiet . || echo "to format: .venv/bin/ruff format" >&2; \
 	quietly $(VENV)/ruff check --quiet .; \
-	quietly $(VENV)/oxlint --deny-warnings wnlib/lab/figures book/_static/*.js; \
+	quietly $(VENV)/oxlint --deny-warnings book/figures book/_static/*.js; \
 	quietly $(VENV)/lint-imports --no-cache; \
 	quietly $(VENV)/basedpyright --level error; \
 	exit $$status

@@ -6,11 +6,11 @@ import torch
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from torch import nn
 
+from figures.plots import COLORS
 from wnlib import Norm
-from wnlib.lab.plots import COLOURS
 
-BLUE, ORANGE = COLOURS[Norm.WN], COLOURS[Norm.BN]
-GREEN, GREY = COLOURS[Norm.WN_MOBN], COLOURS[Norm.NONE]
+BLUE, ORANGE = COLORS[Norm.WN], COLORS[Norm.BN]
+GREEN, GREY = COLORS[Norm.WN_MOBN], COLORS[Norm.NONE]
 
 
 def network(model, images):

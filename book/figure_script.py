@@ -5,7 +5,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from wnlib.lab.figures.scripts import site_script
+from figures.scripts import site_script
 
 NAME = "figures.js"
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from figures.plots import COLORS
 from wnlib import ConvPoolCNNC, Norm, data_dependent_init_, weight_norm
-from wnlib.lab.plots import COLOURS
 
 
 def train(model, inputs, labels, epochs):
@@ -124,7 +124,7 @@ def drawing(middle):
     Args:
         middle: by the name of a layer, what `survey` gives of it.
     """
-    blue, orange = COLOURS[Norm.WN], COLOURS[Norm.BN]
+    blue, orange = COLORS[Norm.WN], COLORS[Norm.BN]
 
     def draw(axes):
         rows = [-i - 0.7 * (i // 3) for i in range(len(middle))]

@@ -14,7 +14,7 @@ import torch
 from wnlib import load_cifar10
 from wnlib.inputs import prepare
 from wnlib.lab import Run
-from wnlib.train import build
+from wnlib.training import build
 
 IMAGES, MINIBATCH, DRAWS, VALUES = 2000, 100, 2000, 8
 

@@ -17,7 +17,7 @@ import torch
 
 from wnlib import Norm, Recipe
 from wnlib.lab import fetch_cifar10
-from wnlib.train import Training
+from wnlib.training import Training
 
 # Noise beside pixels in [0, 1], about as strong as the paper's on its own.
 QUIET = 0.0375
@@ -53,7 +53,7 @@ def ladder(norm):
     falling = dataclasses.replace(whitened, decay_from=paper.decay_from)
     return {
         "recorded": recorded_recipe(norm),
-        "mended": report,  # initialized from data, centred, normalized
+        "mended": report,  # initialized from data, centered, normalized
         "quiet": dataclasses.replace(report, sigma=QUIET),
         "whitened": whitened,  # the noise of 0.15 is in proportion there
         "falling": falling,  # the rate, and beta1 with it

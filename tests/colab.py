@@ -26,12 +26,12 @@ ipykernel.comm.Comm = Comm  # before ipywidgets takes it
 
 import ipywidgets  # noqa: E402
 import traitlets  # noqa: E402
-from figures import FIGURES  # noqa: E402
+from drawn import FIGURES  # noqa: E402
+from figures import Activations, FiveCurves  # noqa: E402
+from figures.base import Figure  # noqa: E402
 from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
 
 from wnlib import Recipe  # noqa: E402
-from wnlib.lab import Activations, FiveCurves  # noqa: E402
-from wnlib.lab.figures.base import Figure  # noqa: E402
 from wnlib.lab.runs import Row  # noqa: E402
 
 VIEW = "application/vnd.jupyter.widget-view+json"

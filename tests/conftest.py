@@ -14,7 +14,6 @@ from types import ModuleType
 import pytest
 import torch
 
-import wnlib
 from wnlib import train
 from wnlib.data import Cifar10, load_cifar10
 
@@ -112,7 +111,7 @@ def javascript():
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node; with Debian: apt-get install nodejs")
-    folder = Path(wnlib.__file__).parent / "lab" / "figures"
+    folder = Path(__file__).parent.parent / "book" / "figures"
 
     def call(script, expression, **values):
         names = ", ".join(values)

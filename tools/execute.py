@@ -60,7 +60,7 @@ def execute(path: Path, timeout: int = TIMEOUT) -> bool:
         raise NotebookError(f"{path}: is not a notebook") from None
     setup_cell.stamp(notebook)
     _run(notebook, path, timeout)
-    after = nbformat.writes(normalise(notebook)) + "\n"
+    after = nbformat.writes(normalize(notebook)) + "\n"
     if after == before:
         return False
     partial = path.with_suffix(".partial")
@@ -110,7 +110,7 @@ def _run(notebook: Any, path: Path, timeout: int) -> None:
     raise NotebookError(f"{path}, code cell {running}: {why}")
 
 
-def normalise(notebook: Any) -> Any:
+def normalize(notebook: Any) -> Any:
     """Drop what differs from run to run, or from tool to tool; return the same notebook."""
     # `accelerator` stays: it is how a notebook asks Colab for a GPU.
     asks = {key: value for key, value in notebook.metadata.items() if key == "accelerator"}

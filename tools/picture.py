@@ -5,10 +5,10 @@ python tools/picture.py
 
 from pathlib import Path
 
+from figures.plots import Plot, plot_test_error
 from matplotlib.axes import Axes
 
-from wnlib.lab import load_runs, plot_test_error
-from wnlib.lab.plots import Plot
+from wnlib.lab import load_runs
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,7 +23,7 @@ from wnlib.lab.grid import Display, run_grid, share_of_threads
 from wnlib.lab.plans import Plan, plan_grid
 from wnlib.lab.resume import save
 from wnlib.lab.runs import RunError
-from wnlib.train import Training
+from wnlib.training import Training
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "book"))
@@ -35,7 +35,7 @@ HOT = (0.003,)
 
 
 def _divided(plans: list[Plan]) -> list[Plan]:
-    """The same, where "normal" divides its weights: so it was when these were recorded."""
+    """The same, where "plain" divides its weights: so it was when these were recorded."""
     normal = [plan.recipe.norm is Norm.NONE for plan in plans]
     return [
         plan._replace(recipe=plan.recipe.replace(plain="divided")) if bare else plan

@@ -6,8 +6,7 @@ from wnlib.data import load_cifar10
 from wnlib.init import data_dependent_init_
 from wnlib.layers import MeanOnlyBatchNorm, Norm, weight_norm
 from wnlib.model import ConvPoolCNNC
-from wnlib.recipe import Recipe
-from wnlib.train import Training, epochs, train
+from wnlib.training import Recipe, Training, epochs, train
 
 __all__ = [
     "ConvPoolCNNC",

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def centre(t: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def center(t: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """t − μ[t] + b (eq. 7), (N, C, …), and μ[t], (C,), in fp32 or wider."""
     if t.requires_grad and t.ndim > 2 and t.dtype is torch.bfloat16 and t.device.type == "cpu":
-        return _Centre.apply(t, bias)
+        return _Center.apply(t, bias)
     wide = torch.promote_types(t.dtype, torch.float32)
     mean = t.mean([0, *range(2, t.ndim)], dtype=wide)
     by = bias - mean
@@ -36,7 +36,7 @@ def shift(t: Tensor, by: Tensor) -> Tensor:
     return F.batch_norm(t, torch.zeros_like(by), one, one, by, eps=1e-30)
 
 
-class _Centre(torch.autograd.Function):
+class _Center(torch.autograd.Function):
     """Eq. 7 with ∇_t L = ∇_t̃ L − μ[∇_t̃ L] (eq. 8), ∇_b L = Σ ∇_t̃ L; autograd takes more passes."""
 
     @staticmethod

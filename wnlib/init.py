@@ -30,7 +30,7 @@ def data_dependent_init_(
 
     In one pass, with noise and dropout as in training, each linear or convolutional layer divides
     its g (or, without one, its weight) by σ[t] and sets its bias, if it has one, to −μ[t]/σ[t].
-    Mean-only BN after a layer takes over the centring: both biases start at zero, its running mean
+    Mean-only BN after a layer takes over the centering: both biases start at zero, its running mean
     at μ[t]/σ[t]. Batch norm normalizes by itself: the layer before it is left as it is, γ = 1,
     β = 0, and the running statistics are those of the minibatch. A last pass, with the same noise,
     checks it all.
@@ -92,7 +92,7 @@ def data_dependent_init_(
             mean.zero_()
         elif norm is None:
             layer.bias.copy_((layer.bias - mean.flatten()) / std.flatten())
-        else:  # mean-only BN will centre: only what the bias added goes
+        else:  # mean-only BN will center: only what the bias added goes
             mean.copy_(layer.bias.view(mean.shape))
             layer.bias.zero_()
         return t.sub_(mean).div_(std)

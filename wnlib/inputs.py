@@ -44,8 +44,8 @@ class ZCA:
         mean = torch.stack(sums).sum(0) / len(x)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for part in x.split(PART):
-            centred = part.flatten(1) - mean
-            covariance.addmm_(centred.T, centred)
+            centered = part.flatten(1) - mean
+            covariance.addmm_(centered.T, centered)
         values, vectors = torch.linalg.eigh(covariance / len(x))
         spectrum = mean.to(x.dtype), values.clamp_min(0).to(x.dtype), vectors.to(x.dtype)
         return cls(*spectrum, regularization)

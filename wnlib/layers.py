@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from wnlib._cpu import centre, shift
+from wnlib._cpu import center, shift
 
 Module = TypeVar("Module", bound=nn.Module)
 Scale = Literal["linear", "exp"]  # what weight norm learns: g, or s with g = exp(s)
@@ -21,7 +21,7 @@ Plain = Literal["divided", "frozen"]  # what initialization sets without it: w, 
 class Norm(StrEnum):
     """The five configurations of the paper's Section 5.1, in the order used everywhere."""
 
-    NONE = "none", "normal"
+    NONE = "none", "plain"
     WN = "wn", "weight norm"
     MOBN = "mobn", "mean-only BN"
     BN = "bn", "batch norm"
@@ -41,7 +41,7 @@ class Norm(StrEnum):
 
     @property
     def mean_only(self) -> bool:
-        """Whether the layers' outputs are centred over the minibatch, without being scaled."""
+        """Whether the layers' outputs are centered over the minibatch, without being scaled."""
         return self in (Norm.MOBN, Norm.WN_MOBN)
 
 
@@ -98,7 +98,7 @@ class WeightNorm(Units):
 class FrozenScale(Units):
     """w = g W as a parametrization: one g an output unit, set by initialization, not trained.
 
-    So it is with "normal" in the paper's released code: Adam, whose steps have the length of its
+    So it is with "plain" in the paper's released code: Adam, whose steps have the length of its
     rate, moves w by g times that.
     """
 
@@ -185,9 +185,9 @@ def _reset_parameters(self: Any) -> None:
 
 
 class MeanOnlyBatchNorm(nn.Module):
-    """t̃ = t − μ[t] + b over the minibatch (eq. 7): centred like BN, never scaled.
+    """t̃ = t − μ[t] + b over the minibatch (eq. 7): centered like BN, never scaled.
 
-    In training μ is the minibatch mean of each channel, and its gradient centres ∇_t L (eq. 8); in
+    In training μ is the minibatch mean of each channel, and its gradient centers ∇_t L (eq. 8); in
     evaluation a running mean takes its place. Means are taken and kept in fp32 or wider; the output
     has the input's type and shape: (N, C) or (N, C, …), up to five dimensions.
 
@@ -218,10 +218,10 @@ class MeanOnlyBatchNorm(nn.Module):
             raise ValueError(f"expected more than 1 value per channel, got size {tuple(t.shape)}")
         if not t.numel():
             return t + self.bias.sum() * 0  # nothing to average; b has a gradient of zero
-        centred, mean = centre(t, self.bias)  # t − μ[t] + b, (N, C, …), and μ[t], (C,)
+        centered, mean = center(t, self.bias)  # t − μ[t] + b, (N, C, …), and μ[t], (C,)
         with torch.no_grad():
             self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)
-        return centred
+        return centered
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}, momentum={self.momentum}"

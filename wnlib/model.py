@@ -75,8 +75,8 @@ def block(
             `FrozenScale` beside it.
     """
     units = len(nn.init.normal_(layer.weight, std=0.05))
-    centred = norm.mean_only or norm is Norm.BN
-    bias = None if centred else nn.Parameter(layer.weight.new_zeros(units))
+    centered = norm.mean_only or norm is Norm.BN
+    bias = None if centered else nn.Parameter(layer.weight.new_zeros(units))
     layer.register_parameter("bias", bias)
     parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer)
     if norm.weight_normalized:

@@ -14,7 +14,7 @@ from torch import nn
 
 from beyond import dqn
 from wnlib import Norm, weight_norm
-from wnlib.train import find_device
+from wnlib.training import find_device
 
 ACTIONS = {"breakout": 4, "enduro": 9, "seaquest": 18, "space_invaders": 6}
 MEMORY = 100_000  # frames, 6 GB; Mnih et al. had a million

@@ -1,6 +1,6 @@
 """Recorded grids as figures, tables and gaps; the four chapters share them.
 
-Colour is the normalization, as in all of the book; the dash is the start.
+Color is the normalization, as in all of the book; the dash is the start.
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ from PIL import Image
 
 from beyond import record, record_games
 from beyond.training import MODELS
+from figures import Frames, Rates
+from figures.frames import Film
+from figures.plots import COLORS, Table
+from figures.rates import Comparison, Line
 from wnlib import Norm
-from wnlib.lab.figures import Frames, Rates
-from wnlib.lab.figures.frames import Film
-from wnlib.lab.figures.rates import Comparison, Line
-from wnlib.lab.plots import COLOURS, Table
 
 DOTS, DASHES = "2 3", "7 4"
 # Of DRAW and the VAE: normalization and dash of each start.
@@ -156,7 +156,7 @@ def _look(key: str, generative: bool) -> tuple[str, str]:
     else:
         norm, _, start = key.partition("-")
         dash = {"small": DASHES, "unit": DOTS}.get(start, "")
-    return COLOURS[Norm(norm)], dash
+    return COLORS[Norm(norm)], dash
 
 
 def table(of: Grid, unit: str, digits: int = 1) -> Table:

@@ -14,9 +14,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "book"))
 from beyond import atari, breakout, connect4, dqn, plots, record_games, selfplay, tower
 from beyond.breakout import SIZE, Breakout
+from figures import Connect4
 
 from wnlib import Norm
-from wnlib.lab import Connect4
 
 
 def grid(mine: int, mask: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from building import built
-from execute import normalise, pages
+from execute import normalize, pages
 
 ROOT = Path(__file__).parent.parent.parent
 BOOK = ROOT / "book"
@@ -54,7 +54,7 @@ def problems(notebook: dict) -> list[str]:
     loose = sum(bool(LOOSE & set(c.metadata.get("tags", []))) for c in code)
     if loose * 10 > len(code):
         found.append(f"{loose} of {len(code)} code cells are not compared: more than a tenth")
-    if normalise(deepcopy(notebook)) != notebook:
+    if normalize(deepcopy(notebook)) != notebook:
         found.append("timestamps, widget state or other metadata: run `make execute`")
     return found
 
@@ -101,7 +101,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "from IPython.display import HTML\n"
         "HTML('<p>rows: 3</p><img src=\"data:image/png;base64,QUJD\">')",
         "{'a': 1}",
-        "from wnlib.lab import Activations\nActivations()",
+        "from figures import Activations\nActivations()",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
     book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
@@ -158,7 +158,7 @@ def test_execute_keeps_ids(small: Path, tmp_path: Path) -> None:
     book = nbformat.read(small, as_version=4)
     book.cells[1].id = "a-name-of-its-own"
     book.cells[2].id = book.cells[0].id
-    kept = normalise(deepcopy(book))
+    kept = normalize(deepcopy(book))
     assert [c.id for c in kept.cells[:2]] == [c.id for c in book.cells[:2]]
     assert len({c.id for c in kept.cells}) == 4, "two cells with one id are no valid notebook"
 
@@ -228,7 +228,7 @@ def test_nbval_bites_and_passes_over_pixels(small: Path, tmp_path: Path) -> None
 
 def test_a_corrupted_record_fails(tmp_path: Path) -> None:
     """One digit of one epoch of a recorded run, and the chapter that shows it no longer passes."""
-    chapter = nbformat.read(BOOK / "07-reading-the-report.ipynb", as_version=4)
+    chapter = nbformat.read(BOOK / "08-reading-the-report.ipynb", as_version=4)
     cells = [c for c in chapter.cells if c.cell_type == "code"]
     last = next(
         i for i, c in enumerate(cells) if "claim-report-selection" in c.metadata.get("tags", [])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from figures.plots import Plot
 
 from wnlib import ConvPoolCNNC
-from wnlib.lab.plots import Plot
 
 BOOK = Path(__file__).parent.parent.parent / "book"
 

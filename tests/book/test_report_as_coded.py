@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wnlib import Norm
-from wnlib.train import build
+from wnlib.training import build
 
 BOOK = Path(__file__).parent.parent.parent / "book"
 GRAPHS = json.loads((BOOK / "records" / "report-graphs.json").read_text(encoding="utf-8"))["runs"]

@@ -6,10 +6,10 @@ from playwright.sync_api import Page
 AXE = Axe().axe_script
 PHONE = {"width": 360, "height": 740}
 
-# Contrast is looked up text by text, which takes seconds on a long page. It depends on the colours
+# Contrast is looked up text by text, which takes seconds on a long page. It depends on the colors
 # and sizes of a text and of all that it stands in, so each set of these is looked at once.
 RUN_AXE = """
-async (coloursOnly) => {
+async (colorsOnly) => {
   const seen = new Set(), marked = [];
   const visit = (element, around) => {
     if (element.localName === "mjx-container") return;
@@ -33,7 +33,7 @@ async (coloursOnly) => {
   ];
   axe.configure({ rules });
   const options = { resultTypes: ["violations"], preload: false };
-  if (coloursOnly) options.runOnly = rules.map((rule) => rule.id);
+  if (colorsOnly) options.runOnly = rules.map((rule) => rule.id);
   marked.forEach((element) => element.setAttribute("data-look", ""));
   const { violations } = await axe.run(document, options);
   marked.forEach((element) => element.removeAttribute("data-look"));
@@ -41,7 +41,7 @@ async (coloursOnly) => {
 }"""
 
 
-# A colour on its way from one theme to the other is nobody's choice, nor is a menu's place while
+# A color on its way from one theme to the other is nobody's choice, nor is a menu's place while
 # it slides away.
 FINISH_TRANSITIONS = (
     "() => document.getAnimations().forEach((a) => a.transitionProperty && a.finish())"
@@ -55,12 +55,12 @@ def redrawn(page: Page) -> None:
     )
 
 
-def accessibility(page: Page, *, colours_only: bool = False) -> list[str]:
-    """What axe-core calls serious or critical; only its look at colours, if so wished."""
+def accessibility(page: Page, *, colors_only: bool = False) -> list[str]:
+    """What axe-core calls serious or critical; only its look at colors, if so wished."""
     page.evaluate(FINISH_TRANSITIONS)
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
-    violations = page.evaluate(RUN_AXE, colours_only)
+    violations = page.evaluate(RUN_AXE, colors_only)
     return [
         f"{found['id']} ({found['impact']}): {node['target'][0]}: {why(node)}"
         for found in violations

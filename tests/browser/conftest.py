@@ -8,11 +8,10 @@ from pathlib import Path
 import chromium
 import pytest
 from building import built
-from figures import FIGURES, made
+from drawn import FIGURES, made
+from figures.base import Figure
+from figures.scripts import site_script
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-
-from wnlib.lab.figures.base import Figure
-from wnlib.lab.figures.scripts import site_script
 
 from .figure_page import STYLES, WINDOW, Shown, page_of, shown
 

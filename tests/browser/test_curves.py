@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from figures import FiveCurves
+from figures.base import Figure
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from wnlib import Recipe
-from wnlib.lab import FiveCurves, Run, load_runs
-from wnlib.lab.figures.base import Figure
+from wnlib.lab import Run, load_runs
 from wnlib.lab.runs import Row
 
 from . import checks
@@ -126,7 +127,7 @@ def test_each_run_is_ranked_at_its_end(show: Show) -> None:
     assert [row[:2] + row[3:] for row in ranking(page)] == [
         ["1", "20.00 % (2)", "batch norm"],
         ["2", "30.00 % (3)", "weight norm"],
-        ["–", "diverged at epoch 3", "normal"],
+        ["–", "diverged at epoch 3", "plain"],
     ]
     cursor(page).press("ArrowLeft")
     expect(page.locator(".below thead th").first).to_have_text("at epoch 2")
@@ -201,7 +202,7 @@ def test_what_can_be_switched(show: Show, report: list[Run]) -> None:
     assert {row[1].split(" (")[0] for row in ranking(page)} == {
         f"{float(f'{100 * r.rows[-1].train_error:.6g}'):g} %" for r in own if r.norm != "wn"
     }
-    for norm in ("normal", "batch norm", "mean-only BN", "WN + mean-only BN"):
+    for norm in ("plain", "batch norm", "mean-only BN", "WN + mean-only BN"):
         page.get_by_label(norm, exact=True).uncheck()
     expect(page.get_by_text("Everything is switched off")).to_be_visible()
     page.get_by_role("button", name="Reset").click()
@@ -210,7 +211,7 @@ def test_what_can_be_switched(show: Show, report: list[Run]) -> None:
 
 def test_wall_time_of_a_total_is_said_to_be_spread(show: Show, report: list[Run]) -> None:
     page = show(FiveCurves(report, by="time", at=report[0].provenance["wall_seconds"] / 2))
-    row = next(row for row in ranking(page) if row[-1] == "normal")
+    row = next(row for row in ranking(page) if row[-1] == "plain")
     assert row[1].endswith("(epoch 100)")
     expect(page.get_by_text("Only the total time was recorded")).to_be_visible()
 

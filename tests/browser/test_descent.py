@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+from figures import Curvature, Geometry
+from figures.base import Figure
+from figures.scripts import site_script
 from playwright.sync_api import BrowserContext, Locator, Page, expect
-
-from wnlib.lab import Curvature, Geometry
-from wnlib.lab.figures.base import Figure
-from wnlib.lab.figures.scripts import site_script
 
 from . import checks
 

@@ -7,11 +7,10 @@ from io import BytesIO
 import chromium
 import pytest
 from chromium import Visit
-from figures import made
+from drawn import made
+from figures.scripts import site_script
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, BrowserContext, expect
-
-from wnlib.lab.figures.scripts import site_script
 
 from . import checks
 from .figure_page import WINDOW, Shown, changed, drawn, locate
@@ -126,7 +125,7 @@ def test_follows_the_theme_at_once(light: Shown, dark: Shown) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessible(light: Shown, dark: Shown, theme: str) -> None:
     page = {"light": light, "dark": dark}[theme].page
-    found = checks.accessibility(page, colours_only=theme == "dark")
+    found = checks.accessibility(page, colors_only=theme == "dark")
     assert found == []
 
 

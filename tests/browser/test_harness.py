@@ -53,7 +53,7 @@ def test_a_bad_page(context: BrowserContext, small_site: str) -> None:
     found = "\n".join(checks.accessibility(visit.page))
     assert "color-contrast (serious): p" in found
     assert "image-alt (critical): img" in found
-    assert "color-contrast" in "\n".join(checks.accessibility(visit.page, colours_only=True))
+    assert "color-contrast" in "\n".join(checks.accessibility(visit.page, colors_only=True))
     found = "\n".join(checks.wider_than_a_phone(visit.page))
     assert "the page is 7" in found
     assert 'class="wide"' in found
@@ -81,8 +81,8 @@ def test_a_pale_text_is_found_wherever_it_stands(context: BrowserContext) -> Non
           root.innerHTML = "<b style='color: #ccc'>Pale</b>";
         }"""
     )
-    for colours_only in (False, True):
-        found = checks.accessibility(page, colours_only=colours_only)
+    for colors_only in (False, True):
+        found = checks.accessibility(page, colors_only=colors_only)
         assert [line.split(":")[0] for line in found] == ["color-contrast (serious)"] * 3
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from execute import KERNEL, WIDGET, normalise
+from execute import KERNEL, WIDGET, normalize
 from nbformat.sign import NotebookNotary
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -31,7 +31,7 @@ CELLS = {
     "read": "print('slope', figure.slope, 'at', figure.at)",
     "train": """import dataclasses, time
 from wnlib import Recipe, epochs, load_cifar10
-from wnlib.lab import FiveCurves
+from figures import FiveCurves
 data = load_cifar10()
 few = {n: getattr(data, n)[:200] for n in ("train_images", "train_labels")}
 few |= {n: getattr(data, n)[:100] for n in ("test_images", "test_labels")}
@@ -241,7 +241,7 @@ def stored(page: Page, folder: Path) -> nbformat.NotebookNode:
     while WIDGET not in (folder / "live.ipynb").read_text(encoding="utf-8"):
         assert time.monotonic() < end, "JupyterLab saves no outputs"
         time.sleep(0.1)
-    return normalise(nbformat.read(folder / "live.ipynb", as_version=4))
+    return normalize(nbformat.read(folder / "live.ipynb", as_version=4))
 
 
 @pytest.mark.parametrize("trusted", [False, True])

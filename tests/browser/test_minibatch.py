@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from figures import initialized
+from drawn import initialized
+from figures import BatchNoise, Initialization
+from figures.base import Figure
+from figures.initialization import LAYERS, SIZES
 from playwright.sync_api import Locator, Page, expect
 
 from wnlib import load_cifar10
-from wnlib.lab import BatchNoise, Initialization
-from wnlib.lab.figures.base import Figure
-from wnlib.lab.figures.initialization import LAYERS, SIZES
 
 from . import checks
 

@@ -62,7 +62,7 @@ def test_page(cut_off: BrowserContext, unpacked: str, name: str) -> None:
     assert checks.images(visit.page) == []
     checks.switch_theme(visit.page)
     assert not set(light) & set(checks.shown_images(visit.page))
-    assert checks.accessibility(visit.page, colours_only=True) == []
+    assert checks.accessibility(visit.page, colors_only=True) == []
     assert checks.wider_than_a_phone(visit.page) == []
     assert visit.problems == []
 

@@ -64,7 +64,7 @@ of_chapters = pytest.mark.parametrize(
 @pytest.fixture(scope="module", params=pages(), ids=lambda name: Path(name).name)
 def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
     """One page, opened once for all its tests: setting a long page's formulas takes a second."""
-    # Without motion: half faded in, a tooltip has colours that nobody chose.
+    # Without motion: half faded in, a tooltip has colors that nobody chose.
     calm = {"color_scheme": "light", "reduced_motion": "reduce"}
     context = browser.new_context(viewport=chromium.DESKTOP, **calm)
     yield Visit(context, address, f"{request.param}.html")
@@ -108,7 +108,7 @@ def test_accessible(visit: Visit) -> None:
 
 def test_accessible_in_the_dark(visit: Visit) -> None:
     follow_system(visit, "dark")
-    found = checks.accessibility(visit.page, colours_only=True)
+    found = checks.accessibility(visit.page, colors_only=True)
     follow_system(visit, "light")
     assert found == []
 

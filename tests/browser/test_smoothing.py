@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from figures import Smoothing
+from figures.scripts import site_script
 from playwright.sync_api import BrowserContext, Page, expect
 
 from wnlib import Recipe
-from wnlib.lab import Run, Smoothing, load_runs
-from wnlib.lab.figures.scripts import site_script
+from wnlib.lab import Run, load_runs
 from wnlib.lab.runs import Row, smooth
 
 from . import checks

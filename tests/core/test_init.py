@@ -21,7 +21,7 @@ def _seed():
 
 @pytest.fixture
 def images():
-    """16 images, off-centre and of unequal channels."""
+    """16 images, off-center and of unequal channels."""
     return torch.randn(16, 3, 32, 32) * torch.tensor([0.5, 1, 2]).view(3, 1, 1) + 0.3
 
 

@@ -508,7 +508,7 @@ def over(array):
 
 
 @every_shape
-def test_mobn_centres_as_eq_7(shape):
+def test_mobn_centers_as_eq_7(shape):
     layer = mobn()
     t = torch.randn(shape, dtype=torch.float64) + 3
     b = layer.bias.detach().double().numpy().reshape(1, 3, *[1] * (len(shape) - 2))
@@ -524,7 +524,7 @@ def test_mobn_centres_as_eq_7(shape):
 
 
 @every_shape
-def test_mobn_gradient_is_centred_as_eq_7(shape):
+def test_mobn_gradient_is_centered_as_eq_7(shape):
     layer = mobn().double()
     t = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     upstream = np.random.default_rng(0).normal(size=shape)

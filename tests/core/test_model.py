@@ -108,7 +108,7 @@ def test_dropout_doubles_half_of_the_units():
     kept = out != 0
     assert torch.equal(out[kept], 2 * x[kept])
     assert abs(kept.sum() - n / 2) < 5 * (n / 4) ** 0.5
-    # The bytes of a word are independent: equal neighbours are as frequent as unequal ones.
+    # The bytes of a word are independent: equal neighbors are as frequent as unequal ones.
     for lag in (1, 4, 8):
         equal = (kept[lag:] == kept[:-lag]).sum()
         assert abs(equal - (n - lag) / 2) < 5 * (n / 4) ** 0.5

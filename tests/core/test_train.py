@@ -12,7 +12,7 @@ from training import small, timeless
 
 from wnlib import ConvPoolCNNC, Norm, Recipe, Training, epochs, train
 from wnlib.inputs import prepare
-from wnlib.train import (
+from wnlib.training import (
     Row,
     State,
     autocast_type,
@@ -25,7 +25,7 @@ from wnlib.train import (
 )
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
-module = import_module("wnlib.train")  # the name in the package is the function
+module = import_module("wnlib.training")  # the name in the package is the function
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 

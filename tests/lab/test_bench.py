@@ -14,7 +14,7 @@ from wnlib import Norm, Recipe
 from wnlib.lab import baseline, bench
 from wnlib.lab.bench import GROUPS, bench_text, group_of
 from wnlib.lab.cli import main
-from wnlib.train import build
+from wnlib.training import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from wnlib import Norm, Recipe
 from wnlib.lab import checks, checkup, forecast
 from wnlib.lab.checks import CHECKS, Failed, NotHere, Place
 from wnlib.lab.cli import main
-from wnlib.train import build, find_device, training_step
+from wnlib.training import build, find_device, training_step
 
 pytestmark = pytest.mark.device
 

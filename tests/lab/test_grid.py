@@ -20,7 +20,7 @@ from wnlib.lab import Run, record, record_epochs
 from wnlib.lab.grid import Display, run_grid, share_of_threads
 from wnlib.lab.plans import plan_grid, summarize, summary_text
 from wnlib.lab.runs import RunError
-from wnlib.train import State
+from wnlib.training import State
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(wnlib.__file__).parents[1]

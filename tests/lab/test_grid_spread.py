@@ -13,7 +13,7 @@ from scipy import stats
 from wnlib import Norm
 from wnlib.lab import Run
 from wnlib.lab.plans import Setting, differences, plan_grid, spread, summarize, summary_text
-from wnlib.train import Row, State
+from wnlib.training import Row, State
 
 errors = st.floats(0, 1)
 

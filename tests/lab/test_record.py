@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wnlib import Norm, Recipe
 from wnlib.lab import Run
 from wnlib.lab.runs import SCHEMA, RunError, write_whole
-from wnlib.train import Row, State
+from wnlib.training import Row, State
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")

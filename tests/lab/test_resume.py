@@ -17,7 +17,7 @@ import wnlib
 from wnlib import Norm, Training, train
 from wnlib.lab import Run, load_runs, record, record_epochs, record_in_turns, resume
 from wnlib.lab.runs import RunError
-from wnlib.train import State
+from wnlib.training import State
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(wnlib.__file__).parents[1]

@@ -13,7 +13,7 @@ from scipy.signal import savgol_filter
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
 from wnlib.lab.runs import PAPER, REPORT, RunError, compare, smooth
-from wnlib.train import Row, State
+from wnlib.training import Row, State
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")

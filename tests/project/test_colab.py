@@ -15,12 +15,11 @@ import pytest
 import repository
 import setup_cell
 from anywidget import _util as anywidget_util
-from figures import FIGURES
+from drawn import FIGURES
+from figures import Activations
 from IPython.core.interactiveshell import InteractiveShell
 from lone import Machine
 from nbclient.exceptions import CellExecutionError
-
-from wnlib.lab import Activations
 
 HERE = Path(__file__).parent.parent
 # Colab's, and what it imports.

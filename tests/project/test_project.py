@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import figures as widgets
 import nbformat
 import pytest
 from packaging.requirements import Requirement
@@ -28,7 +29,6 @@ from repository import rename
 
 import wnlib
 import wnlib.lab
-from wnlib.lab import figures as widgets
 
 ROOT = Path(__file__).parent.parent.parent
 TOOLS = ("sh", "make", "awk", "sed", "grep", "tail", "cat", "cksum", "cp", "uname", "rm", "mkdir")

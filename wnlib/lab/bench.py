@@ -26,8 +26,7 @@ from wnlib.inputs import ZCA, symmetric
 from wnlib.lab import baseline
 from wnlib.lab.resume import provenance
 from wnlib.layers import Norm
-from wnlib.recipe import Recipe
-from wnlib.train import Training, build, build_optimizer, layout, training_step
+from wnlib.training import Recipe, Training, build, build_optimizer, layout, training_step
 
 SECTIONS = ("steps", "configurations", "growth", "data", "profile")
 Say = Callable[[str], None]
@@ -46,7 +45,7 @@ def inputs(data: Cifar10, device: torch.device) -> tuple[Tensor, Tensor]:
 def steps(
     model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False
 ) -> Iterator[None]:
-    """Training steps as `wnlib.train` takes them, one a `next`, on the images' device."""
+    """Training steps as `wnlib.training` takes them, one a `next`, on the images' device."""
     device = images.device
     model = model.to(device).to(memory_format=layout(device)).train()
     optimizer = build_optimizer(recipe, model)
@@ -194,7 +193,7 @@ def growth(
 GROUPS = {
     "convolution": r"conv",  # forward and backward, with the bias
     # Batch norm; the sums and shifts of mean-only BN; of w = g v / ‖v‖ all but the products.
-    "normalization": r"batch_norm|bmm|vector_norm|Centre",
+    "normalization": r"batch_norm|bmm|vector_norm|Center",
     "optimizer": r"adam|Adam",  # the update, with Python's part in it
     # The minibatch gathered; noise and dropout's masks drawn.
     "data": r"index|randperm|normal_|uniform_|random_|bernoulli|dropout",
@@ -325,7 +324,7 @@ class _Enough(Exception):
 
 
 def first_step(full: bool, width: int, device: str, started: float) -> None:
-    """Take ten steps of the paper's recipe as `wnlib.train` does, and print what `feed` wants."""
+    """Take ten steps of the paper's recipe as `wnlib.training` does, and print what `feed` wants."""
     recipe = Recipe.paper(Norm.WN_MOBN).replace(width=width)
     training = Training(recipe, load_cifar10(full), device)
     ended: list[float] = []

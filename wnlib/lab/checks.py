@@ -27,8 +27,7 @@ from wnlib.lab.forecast import estimate
 from wnlib.lab.resume import record_epochs, restore
 from wnlib.lab.runs import Run
 from wnlib.layers import Norm
-from wnlib.recipe import Recipe
-from wnlib.train import Training, autocast_type, build, evaluate, layout, training_step
+from wnlib.training import Recipe, Training, autocast_type, build, evaluate, layout, training_step
 
 # The largest errors beside fp32 on the CPU: of the loss, of the logits, of each parameter's
 # gradient, relative. Rounding decides, too, which of two pixels a pooling passes on: in bf16 so

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from wnlib.lab.checks import CHECKS, Failed, NotHere, Place
 from wnlib.lab.forecast import generators_kept
 from wnlib.lab.resume import out_of_memory, provenance
-from wnlib.train import find_device
+from wnlib.training import find_device
 
 
 class Result(NamedTuple):

@@ -20,8 +20,7 @@ from wnlib.lab.plans import plan_grid, summarize, summary_text
 from wnlib.lab.resume import NO_MEMORY, out_of_memory, record_epochs
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
-from wnlib.recipe import Recipe
-from wnlib.train import find_device
+from wnlib.training import Recipe, find_device
 
 
 class Parser(argparse.ArgumentParser):
@@ -264,7 +263,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         print(json_line({"data": data.name, **summary}))
     elif runs:
         alone = len({run.norm for run in runs}) == len(runs) == len(plans)
-        from wnlib.lab.plots import table
+        from figures.plots import table
 
         text = table(runs) if alone else summary_text(summary)
         print(f"\nTest error in percent, here on {data!r}, recorded in {out}:\n\n{text}")

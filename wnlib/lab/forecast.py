@@ -12,8 +12,7 @@ from wnlib.inputs import symmetric
 from wnlib.lab.bench import peak_mb, steps, wait
 from wnlib.lab.resume import provenance
 from wnlib.layers import Norm
-from wnlib.recipe import Recipe
-from wnlib.train import build, evaluate, find_device, layout
+from wnlib.training import Recipe, build, evaluate, find_device, layout
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from wnlib.data import Cifar10, DataError, load_cifar10
 from wnlib.lab.plans import Plan
 from wnlib.lab.resume import Busy, made, record_epochs
 from wnlib.lab.runs import Run, RunError
-from wnlib.recipe import Recipe
-from wnlib.train import Row, State
+from wnlib.training import Recipe, Row, State
 
 POLL = 0.5  # seconds between two looks at the records
 SEEN_WITHIN = 5.0  # seconds that a shared folder may take to show up

@@ -10,8 +10,7 @@ import numpy as np
 
 from wnlib.lab.runs import Run, RunError
 from wnlib.layers import Norm
-from wnlib.recipe import Recipe
-from wnlib.train import State
+from wnlib.training import Recipe, State
 
 T = TypeVar("T")
 

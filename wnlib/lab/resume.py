@@ -27,8 +27,7 @@ from tqdm import tqdm
 import wnlib
 from wnlib.data import Cifar10
 from wnlib.lab.runs import Run, RunError, write_whole
-from wnlib.recipe import Recipe
-from wnlib.train import Row, State, Training, autocast_type
+from wnlib.training import Recipe, Row, State, Training, autocast_type
 
 FORMAT = 2  # of a checkpoint; the first ones had no number
 ELSEWHERE = "choose another folder"

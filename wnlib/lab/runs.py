@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wnlib.layers import Norm
-from wnlib.recipe import Recipe
-from wnlib.train import Row, State
+from wnlib.training import Recipe, Row, State
 
 SCHEMA = 1
 HEADER = ",".join(Row._fields)

@@ -1,0 +1,168 @@
+// The drawing of training curves: lines and bands, their marks, labels beside their ends, tables' errors.
+import { NORMS, h, s } from "./base.js";
+import { METRICS, apart, brief, isError, rangeOf, thin } from "./history.js";
+
+// Curves of one configuration share its color and dashes; from the second on they carry signs of their own.
+const VARIANTS = [
+  "",
+  "M-3.5 -3.5H3.5V3.5H-3.5Z",
+  "M0 -4.5L4.5 0L0 4.5L-4.5 0Z",
+  "M0 -4.5L4.2 3.5H-4.2Z",
+  "M-4.5 0H4.5M0 -4.5V4.5",
+];
+
+/** What marks a point of a curve. */
+export const SIGNS = { lowest: "M-5 -8H5L0 0Z", last: "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z", diverged: "M-5 -5L5 5M-5 5L5 -5" };
+
+const signAt = (d, x, y, attributes) => s("path", { d, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, ...attributes });
+const variantOf = (line) => VARIANTS[line.variant % VARIANTS.length];
+const strokeOf = ({ norm }) => ({ stroke: NORMS[norm].color, "stroke-dasharray": NORMS[norm].dash });
+const atEnd = (one, metric) => (one.diverged ? "" : `${brief(metric, one.raw[one.last])}  `);
+const shortName = ({ label }) => (label.length > 36 ? `${label.slice(0, 35)}…` : label);
+
+function strip(line) {
+  const sign = signAt(variantOf(line), 15, 0, { fill: "none", stroke: NORMS[line.norm].color, "stroke-width": 1.5 });
+  return s("g", {}, s("path", { d: "M0 0H30", fill: "none", "stroke-width": 2, ...strokeOf(line) }), sign);
+}
+
+/** A piece of a curve, to stand beside its name. */
+export function swatch(line) {
+  return s("svg", { class: "swatch", width: 30, height: 12, viewBox: "0 -6 30 12", "aria-hidden": "true" }, strip(line));
+}
+
+/** A sign and what it means. */
+export function keyOf(name, text) {
+  const fill = name === "diverged" ? "none" : "currentColor";
+  const sign = signAt(SIGNS[name], 0, name === "lowest" ? 2 : -1, { fill, stroke: "currentColor", "stroke-width": 1.5 });
+  const picture = s("svg", { class: "swatch", width: 12, height: 14, viewBox: "-6 -9 12 14", "aria-hidden": "true" }, sign);
+  return h("span", {}, picture, ` ${text}`);
+}
+
+let brush = null;
+function textWidth(text, family) {
+  brush ??= h("canvas").getContext("2d");
+  brush.font = `12px ${family}`;
+  return brush.measureText(text).width;
+}
+
+/** Draw the view (see curves.js) so many pixels wide. */
+export function paint(axes, view, width) {
+  const { series, metric, time, top, log, references } = view;
+  const scale = isError(metric) ? 100 : 1;
+  const wide = width >= 600;
+  const family = getComputedStyle(axes.svg).fontFamily;
+  const room = Math.max(...series.map((one) => textWidth(atEnd(one, metric) + shortName(one.line), family)));
+  axes.margin.right = wide ? 56 + room : 14;
+  const y = rangeOf(
+    series,
+    references.flatMap(({ errors }) => errors.map(([, error]) => error)),
+    log,
+    view.whole,
+  );
+  axes.frame({
+    x: [0, top],
+    y: y.map((v) => v * scale),
+    yLog: log,
+    width,
+    height: wide ? 380 : 300,
+    xLabel: time ? `wall time (${view.unitName})` : "epoch",
+    yLabel: METRICS[metric].toLowerCase() + (scale > 1 ? " (%)" : " (nats)"),
+  });
+  const { x0, y0, y1 } = axes.box;
+  const inside = (v) => Math.max(y1 + 1, Math.min(y0 - 1, axes.y(v * scale)));
+  const pointsOf = (one, column) =>
+    thin(
+      column.map((v, i) => [one.x(i), v == null || (log && v <= 0) ? null : v * scale]),
+      axes.x,
+    );
+
+  for (const { who, errors } of references) {
+    for (const [norm, error] of errors) {
+      const dotted = { stroke: NORMS[norm].color, "stroke-dasharray": "2 3", "stroke-width": 1 };
+      axes.line(
+        [
+          [0, scale * error],
+          [top, scale * error],
+        ],
+        dotted,
+      );
+    }
+    const below = Math.min(inside(Math.min(...errors.map(([, error]) => error))) + 13, y0 - 4);
+    if (errors.length) axes.text(0, 0, `the ${who}’s table`, { x: x0 + 6, y: below });
+  }
+  for (const one of series) {
+    if (!one.band) continue;
+    const [low, high] = one.band.map((column) => pointsOf(one, column).filter(([, v]) => v !== null));
+    axes.line([...high, ...low.reverse()], { fill: NORMS[one.line.norm].color, "fill-opacity": 0.16, stroke: "none" });
+  }
+  if (view.smoothed)
+    for (const one of series) {
+      const faint = { stroke: NORMS[one.line.norm].color, "stroke-opacity": 0.28, "stroke-width": 1 };
+      axes.line(pointsOf(one, one.raw), faint);
+    }
+  const ends = series.map((one) => drawCurve(axes, one, pointsOf(one, one.values), inside, scale));
+  writeDivergences(
+    axes,
+    ends.filter(({ one }) => one.diverged),
+    wide,
+  );
+  if (wide) writeLabels(axes, ends, metric);
+}
+
+function drawCurve(axes, one, points, inside, scale) {
+  const { line, diverged, best, raw, values } = one;
+  const color = NORMS[line.norm].color;
+  axes.line(points, { ...strokeOf(line), "stroke-width": line.variant ? 1.5 : 2 });
+  const hollow = { fill: "none", stroke: color, "stroke-width": 1.5 };
+  if (variantOf(line))
+    for (let pixel = axes.box.x0 + 24 + 9 * line.variant; pixel < axes.box.x1; pixel += 70) {
+      const near = points.find(([x]) => axes.x(x) >= pixel);
+      if (near?.[1] != null) axes.marks.append(signAt(variantOf(line), axes.x(near[0]), axes.y(near[1]), hollow));
+    }
+  // A diverging curve ends, for the eye, where it leaves the drawing for good.
+  let last = one.last;
+  if (diverged) while (last > 0 && !(scale * values[last - 1] <= axes.y.invert(axes.box.y1))) last--;
+  const [x, y] = [axes.x(one.x(last)), inside(diverged ? values[last] : raw[last])]; // as recorded, like its label
+  axes.marks.append(signAt(SIGNS.lowest, axes.x(one.x(best)), inside(raw[best]), { fill: color }));
+  if (diverged) axes.marks.append(signAt(SIGNS.diverged, x, Math.max(axes.box.y1 + 7, y), { ...hollow, "stroke-width": 2 }));
+  else axes.marks.append(signAt(SIGNS.last, x, y, { fill: color }));
+  return { one, x, y };
+}
+
+function writeDivergences(axes, gone, wide) {
+  const { x0, x1, y0, y1 } = axes.box;
+  apart(
+    gone.map(({ y }) => y + 4),
+    14,
+    y1 + 12,
+    y0 - 4,
+  ).forEach((y, i) => {
+    const { x, one } = gone[i];
+    const late = x > (x0 + x1) / 2;
+    const place = { x: x + (late ? -10 : 10), y, "text-anchor": late ? "end" : "start" };
+    axes.marks.append(s("text", place, wide ? one.diverged : `${shortName(one.line)} ${one.diverged}`));
+  });
+}
+
+function writeLabels(axes, ends, metric) {
+  const { x1, y0, y1 } = axes.box;
+  apart(
+    ends.map(({ y }) => y),
+    15,
+    y1 + 4,
+    y0 - 4,
+  ).forEach((at, i) => {
+    const { one, x, y } = ends[i];
+    const leader = {
+      d: `M${x + 6} ${y}L${x1 + 14} ${at}`,
+      stroke: NORMS[one.line.norm].color,
+      "stroke-opacity": 0.5,
+      fill: "none",
+    };
+    if (Math.abs(x - x1) < 12) axes.scaffold.append(s("path", leader));
+    const piece = strip(one.line);
+    piece.setAttribute("transform", `translate(${x1 + 16} ${at})`);
+    const words = [s("tspan", { "font-weight": 600 }, atEnd(one, metric)), s("tspan", {}, shortName(one.line))];
+    axes.scaffold.append(piece, s("text", { x: x1 + 51, y: at + 4, style: "white-space: pre" }, ...words));
+  });
+}

@@ -1,0 +1,211 @@
+"""Training curves of any recorded runs, and of those still in training."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import traitlets
+from wnlib.lab.runs import PAPER, REPORT, Row, Run
+from wnlib.layers import Norm
+from wnlib.training import Recipe, state_after
+
+from figures.base import Figure, rounded
+from figures.plots import Plot, plot_test_error
+
+COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
+# What is kept of each: whole images, six digits of a loss, milliseconds.
+DIGITS = {"train_error": 6, "test_error": 6, "seconds": 3}
+
+
+class FiveCurves(Figure):
+    """Training curves: which run is lowest, when, by how much, and how sure that is.
+
+    Runs that share all but the seed are one curve, with a band, also where each seed has a source
+    of its own; what others recorded, or is in training, stays apart. A run in training grows by
+    `add`::
+
+        curves = FiveCurves([], window=0)
+        display(curves)
+        for recipe in recipes:
+            for row in epochs(recipe, data):
+                curves.add(recipe, row)
+
+    Args:
+        runs: what to draw; or such by the name that their source is to have, as in
+            ``{"the report": load_runs(...), "yours": load_runs(...)}``.
+        traits: the first state.
+
+    Attributes:
+        metric: "train_loss", "train_error", "test_loss" or "test_error".
+        by: over "epoch" or wall "time".
+        log: logarithmic y-axis.
+        whole: the y-axis shows all values, not only the region where the curves differ.
+        window: of Savitzky and Golay's smoothing, in epochs, odd; 0 for none. At first 21 where a
+            run has 100 epochs or more, else 0.
+        degree: of its polynomial.
+        at: where the curves are read off, in epochs or seconds; None for the end.
+        spread: over seeds, "range" (lowest to highest), "deviation" (± the sample standard
+            deviation), both around the mean, or "each" run by itself.
+        references: show the test errors of the paper's and the report's tables.
+        hidden_norms: configurations that are switched off.
+        hidden_sources: sources that are switched off.
+    """
+
+    script = "curves"
+
+    metric = traitlets.Enum(COLUMNS[:4], "test_error").tag(sync=True)
+    by = traitlets.Enum(("epoch", "time"), "epoch").tag(sync=True)
+    log = traitlets.Bool(False).tag(sync=True)
+    whole = traitlets.Bool(False).tag(sync=True)
+    window = traitlets.Int(0, min=0, max=101).tag(sync=True)
+    degree = traitlets.Int(2, min=0, max=10).tag(sync=True)
+    at = traitlets.Float(None, allow_none=True).tag(sync=True)
+    spread = traitlets.Enum(("range", "deviation", "each"), "range").tag(sync=True)
+    references = traitlets.Bool(False).tag(sync=True)
+    hidden_norms = traitlets.List(traitlets.Enum([n.value for n in Norm])).tag(sync=True)
+    hidden_sources = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    title = traitlets.Unicode("Which curve is lowest, where, and by how much?").tag(sync=True)
+    caption = traitlets.Unicode(
+        "Move along the curves with the pointer or the arrow keys: the table ranks what each run "
+        "had recorded there, at first at its end. Faint lines are the recorded values where "
+        "smoothing is on. The lowest epoch of a test error is a choice made with the test set; the "
+        "last is not."
+    ).tag(sync=True)
+
+    def __init__(self, runs: Iterable[Run] | Mapping[str, Iterable[Run]], **traits: Any) -> None:
+        # Who recorded what each name stands for: only one program's runs differ by seed alone.
+        self._origins: dict[str, set[str]] = {}
+        if isinstance(runs, Mapping):
+            named = cast("Mapping[str, Iterable[Run]]", runs)
+            groups = {name: list(group) for name, group in named.items()}
+            self._origins = {name: {r.source for r in group} for name, group in groups.items()}
+            runs = [
+                dataclasses.replace(run, source=name)
+                for name, group in groups.items()
+                for run in group
+            ]
+        self.runs = list(runs)
+        longest = max((len(run.rows) for run in self.runs), default=0)
+        first = {"window": 21 if longest >= 100 else 0, "data": self._data()}
+        super().__init__(**first | traits)
+
+    @traitlets.validate("window")
+    def _odd(self, proposal: Any) -> int:
+        window = proposal["value"]
+        if window and window % 2 == 0:
+            raise traitlets.TraitError(f"window is odd, or 0 for no smoothing, not {window}")
+        return window
+
+    def add(self, recipe: Recipe, row: Row, source: str = "yours") -> None:
+        """Draw one more epoch of a run in training.
+
+        A row of an epoch that is already there begins again from it, as after a stop.
+
+        Args:
+            recipe: of the run; it and the source say which run the row belongs to.
+            row: as `wnlib.epochs` yields it.
+            source: the name of whose runs these are.
+
+        Raises:
+            ValueError: an epoch was left out.
+        """
+        mine = (run for run in self.runs if (run.recipe, run.source) == (recipe, source))
+        run = next(mine, None)
+        if row.epoch != 1 and (run is None or row.epoch > len(run.rows) + 1):
+            there = len(run.rows) if run else 0
+            raise ValueError(f"epoch {row.epoch} does not follow epoch {there}: add every row")
+        if run is None:
+            run = Run(recipe, source=source)
+            self.runs.append(run)
+        run.rows[row.epoch - 1 :] = [row]
+        run.state = state_after(recipe, row)
+        self.data = self._data()
+
+    def _data(self) -> dict[str, Any]:
+        """The runs as columns; those that differ by nothing but the seed together."""
+        curves: list[tuple[Recipe, list[Run]]] = []
+        for run in self.runs:
+            recipe = dataclasses.replace(run.recipe, seed=0)
+            mine = (group for known, group in curves if known == recipe and self._joins(run, group))
+            group = next(mine, None)
+            if group is None:
+                curves.append((recipe, group := []))
+            group.append(run)
+        labels = _labels(curves)
+        return {
+            "curves": [
+                {
+                    "norm": recipe.norm.value,
+                    "label": ", ".join(label),
+                    "short": ", ".join(label[:1] + label[2:]),  # where all are of one source
+                    "epochs": recipe.epochs,
+                    "done": all(run.state != "interrupted" for run in group),
+                    "runs": [_columns(run, name) for run, name in _named(group)],
+                }
+                for (recipe, group), label in zip(curves, labels, strict=True)
+            ],
+            "paper": {norm.value: error for norm, error in PAPER.items()},
+            "report": {norm.value: error for norm, error in REPORT.items()},
+        }
+
+    def _joins(self, run: Run, group: list[Run]) -> bool:
+        """Whether it is one of theirs by its source, or by having another seed than each."""
+        if any(run.source == other.source for other in group):
+            return True
+        origin = self._origins.get(run.source)
+        seeds = {other.recipe.seed for other in group}
+        known = all(self._origins.get(other.source) == origin for other in group)
+        return origin is not None and known and run.recipe.seed not in seeds
+
+    def picture(self) -> Plot:
+        """The test errors of what is not switched off, smoothed as they are at first."""
+        runs = [
+            run
+            for run in self.runs
+            if run.norm not in self.hidden_norms and run.source not in self.hidden_sources
+        ]
+        smoothed = self.window > 1
+        options = {"window": self.window, "degree": self.degree} if smoothed else {}
+        return plot_test_error(runs, "Test error", smoothed=smoothed, **options)
+
+
+def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:
+    """What tells each curve from the others: configuration, sources, and as much as it takes."""
+    sources = [", ".join(dict.fromkeys(run.source for run in group)) for _, group in curves]
+    labels = []
+    for (recipe, _), source in zip(curves, sources, strict=True):
+        parts = [recipe.norm.label, source]
+        others = zip(curves, sources, strict=True)
+        rivals = [r for (r, _), s in others if (s, r.norm) == (source, recipe.norm)]
+        for field in dataclasses.fields(Recipe):
+            if len({getattr(rival, field.name) for rival in rivals}) > 1:
+                value = getattr(recipe, field.name)
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                parts.append(f"{field.name} {shown}")
+        labels.append(parts)
+    return labels
+
+
+def _named(group: list[Run]) -> list[tuple[Run, str]]:
+    """Runs of one curve by their seeds, or by number where a seed occurs twice."""
+    seeds = [run.recipe.seed for run in group]
+    if len(set(seeds)) == len(seeds):
+        return [(run, f"seed {seed}") for run, seed in zip(group, seeds, strict=True)]
+    return [(run, f"run {n}") for n, run in enumerate(group, 1)]
+
+
+def _columns(run: Run, name: str) -> dict[str, Any]:
+    """What was recorded, a list a column; a column with nothing in it is left out."""
+    columns: dict[str, Any] = {"name": name, "source": run.source, "state": run.outcome}
+    wall = run.provenance.get("wall_seconds")
+    if wall is not None:
+        columns["wall"] = wall
+    for column in COLUMNS:
+        values = [float(value) for value in run.column(column)]
+        if not any(map(math.isfinite, values)):
+            continue
+        if column in DIGITS:
+            values = [round(value, DIGITS[column]) for value in values]
+        columns[column] = rounded(values, 12 if column in DIGITS else 6)
+    return columns

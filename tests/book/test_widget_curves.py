@@ -1,0 +1,402 @@
+"""FiveCurves: what it keeps of runs, and its mathematics under node beside scipy and numpy."""
+
+import csv
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import traitlets
+from figures import FiveCurves
+from numpy.polynomial import legendre
+from scipy.signal import savgol_filter
+
+from wnlib import Norm, Recipe
+from wnlib.lab import Run, load_runs
+from wnlib.lab.runs import PAPER, REPORT, Row, smooth
+from wnlib.training import DIVERGED
+
+RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
+COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return load_runs(RUNS / "report-2019")
+
+
+def rows(count, **columns):
+    known = {"lr": 0.003, "train_loss": 1.5, "train_error": 0.5, "test_loss": 1.4}
+    known |= {"test_error": 0.4375, "seconds": 2.0}
+    return [
+        Row(epoch=e + 1, **known | {name: values[e] for name, values in columns.items()})
+        for e in range(count)
+    ]
+
+
+def run(norm="wn", count=3, state="finished", source="wnlib", columns=None, **changes):
+    recipe = Recipe.paper(norm).replace(epochs=count, **changes)
+    return Run(recipe, rows(count, **columns or {}), state, source)
+
+
+def labels(runs, key="short"):
+    return [curve[key] for curve in FiveCurves(runs).data["curves"]]
+
+
+# What is kept of the records.
+
+
+@pytest.mark.parametrize("folder", ["report-2019", "width24-paper-20"])
+def test_values_are_the_records(folder):
+    runs = load_runs(RUNS / folder)
+    state = json.loads(
+        re.search(r'"application/json">(.*?)</script>', FiveCurves(runs).html(), re.S)[1]
+    )
+    curves = state["data"]["curves"]
+    assert [curve["norm"] for curve in curves] == [recorded.norm for recorded in runs]
+    for curve, recorded in zip(curves, runs, strict=True):
+        for name in COLUMNS:
+            kept, column = curve["runs"][0].get(name), recorded.column(name)
+            if kept is None:
+                assert np.isnan(column).all()
+            elif name.endswith("error"):
+                assert kept == column.tolist()  # exact
+            else:
+                np.testing.assert_allclose(kept, column, rtol=5e-6, atol=5e-4)
+        assert curve["runs"][0]["wall"] == recorded.provenance["wall_seconds"]
+    assert state["data"]["paper"] == {str(n): e for n, e in PAPER.items()}
+    assert state["data"]["report"] == {str(n): e for n, e in REPORT.items()}
+
+
+def test_labels_say_what_distinguishes(report):
+    assert labels(report) == [norm.label for norm in Norm]
+    assert labels([*report, run("bn")], "label") == [
+        *(f"{norm.label}, report-2019" for norm in Norm),
+        "batch norm, wnlib",
+    ]
+    rates = [run("wn", lr=lr) for lr in (0.001, 0.003)] + [run("bn")]
+    assert labels(rates) == ["weight norm, lr 0.001", "weight norm, lr 0.003", "batch norm"]
+    assert labels([run(width=24), run(width=48, lr=0.01)]) == [
+        "weight norm, width 24, lr 0.003",
+        "weight norm, width 48, lr 0.01",
+    ]
+
+
+def test_sources_can_be_named(report):
+    figure = FiveCurves({"the report": report, "yours": [run()]})
+    assert {r["source"] for c in figure.data["curves"] for r in c["runs"]} == {
+        "the report",
+        "yours",
+    }
+    assert report[0].source == "report-2019"
+
+
+def test_seeds_are_one_curve():
+    seeds = FiveCurves([run(seed=s) for s in (3, 1)] + [run(lr=0.01)]).data["curves"]
+    assert [[member["name"] for member in curve["runs"]] for curve in seeds] == [
+        ["seed 3", "seed 1"],
+        ["seed 0"],
+    ]
+    again = FiveCurves([run(), run()]).data["curves"]
+    assert [member["name"] for member in again[0]["runs"]] == ["run 1", "run 2"]
+
+
+def test_seeds_are_one_curve_where_each_has_a_source(report, javascript):
+    seeds = {f"seed {s}": [run(seed=s), run("bn", seed=s)] for s in (0, 1)}
+    data = FiveCurves(seeds).data
+    assert [(c["short"], [r["source"] for r in c["runs"]]) for c in data["curves"]] == [
+        ("weight norm", ["seed 0", "seed 1"]),
+        ("batch norm", ["seed 0", "seed 1"]),
+    ]
+    only = javascript("history", "m.linesOf(data, false, ['seed 0'])", data=data)
+    assert [[r["name"] for r in line["runs"]] for line in only] == [["seed 1"]] * 2
+    # Not what another program recorded, nor the same seed again, nor a run in training.
+    theirs = replace(report[1], recipe=replace(report[1].recipe, seed=1))
+    mine = replace(theirs, source="wnlib", recipe=report[1].recipe)
+    assert len(labels({"a": [theirs], "b": [mine]})) == 2
+    assert len(labels({"a": [run()], "b": [run()]})) == 2
+    figure = FiveCurves({"a": [run()]})
+    figure.add(Recipe.paper("wn").replace(epochs=3, seed=1), rows(1)[0])
+    assert len(figure.data["curves"]) == 2
+
+
+def test_the_axis_is_that_of_the_long_end(javascript):
+    errors = [0.6, 0.5, 0.4, *np.linspace(0.24, 0.2, 10).tolist()]
+    one = {"raw": errors, "values": errors, "best": 12}
+    wild = {"raw": [0.6] + [0.9] * 12, "values": [0.6] + [0.9] * 12, "best": 0, "diverged": "yes"}
+    expression = "m.rangeOf(c, [], false, whole)"
+    assert javascript("history", expression, c=[one, wild], whole=False) == [0.2, 0.24]
+    # Nor is the room for them given away to a round number far below.
+    long = np.linspace(0.33, 0.146, 30).tolist()
+    low, high = javascript(
+        "history", expression, c=[{"raw": long, "values": long, "best": 29}], whole=False
+    )
+    assert low == 0.14
+    assert high < 0.3
+    assert javascript("history", expression, c=[one], whole=True)[1] == 0.6
+    assert javascript("history", expression, c=[wild], whole=False)[1] >= 0.9
+
+
+def test_what_is_not_a_number_is_kept_as_missing():
+    columns = {"train_loss": [1.5, math.inf, math.nan], "test_loss": [math.nan] * 3}
+    kept = FiveCurves([run(columns=columns)]).data["curves"][0]["runs"][0]
+    assert kept["train_loss"] == [1.5, None, None]
+    assert "test_loss" not in kept
+
+
+def test_smoothing_at_first_is_for_long_runs(report):
+    assert FiveCurves(report).window == 21
+    assert FiveCurves([run()]).window == FiveCurves([]).window == 0
+    with pytest.raises(traitlets.TraitError, match="odd"):
+        FiveCurves(report, window=20)
+
+
+# Runs in training.
+
+
+def test_rows_are_added_one_by_one():
+    figure, seen = FiveCurves([]), []
+    figure.observe(lambda change: seen.append(change.new["curves"]), "data")
+    first, second = (Recipe.paper(norm).replace(epochs=3) for norm in ("wn", "bn"))
+    for row in rows(3):
+        figure.add(first, row)
+    figure.add(second, rows(1)[0])
+    assert [[len(c["runs"][0]["test_error"]) for c in curves] for curves in seen] == [
+        *([1], [2], [3]),
+        [3, 1],
+    ]
+    assert [curve["done"] for curve in seen[-1]] == [True, False]
+    assert {curve["runs"][0]["source"] for curve in seen[-1]} == {"yours"}
+
+
+def test_a_row_that_comes_again_replaces():
+    figure = FiveCurves([])
+    recipe = Recipe.paper("wn").replace(epochs=3)
+    for row in rows(3):
+        figure.add(recipe, row)
+    figure.add(recipe, rows(1)[0])
+    assert len(figure.runs[0].rows) == 1
+    with pytest.raises(ValueError, match="epoch 3 does not follow epoch 1"):
+        figure.add(recipe, rows(3)[2])
+    with pytest.raises(ValueError, match="epoch 2 does not follow epoch 0"):
+        figure.add(recipe, rows(3)[1], source="another's")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"train_loss": [2 * DIVERGED]}, {"train_loss": [math.nan]}, {"test_loss": [math.inf]}],
+)
+def test_a_run_in_training_diverges(column):
+    figure = FiveCurves([])
+    figure.add(Recipe.paper("none").replace(epochs=9), rows(1, **column)[0])
+    member = figure.data["curves"][0]
+    assert member["runs"][0]["state"] == "diverged at epoch 1"
+    assert member["done"]
+
+
+# The mathematics.
+
+
+def legendre_smooth(values, window, degree):
+    """The same filter in a basis that is well-conditioned."""
+    window = min(window, len(values) - (len(values) % 2 == 0))
+    degree = min(degree, window - 1)
+    q, _ = np.linalg.qr(legendre.legvander(np.linspace(-1, 1, window), degree))
+    hat, result = q @ q.T, np.empty(len(values))
+    for i in range(len(values)):
+        start = np.clip(i - window // 2, 0, len(values) - window)
+        result[i] = hat[i - start] @ values[start : start + window]
+    return result
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 51, 200])
+def test_smoothing_is_scipys_ends_included(javascript, report, count):
+    values = 100 * report[2].column("test_error")[:count]
+    kinds = [(w, d) for w in (1, 3, 21, 51, 101) for d in (0, 1, 2, 3, 5, 10)]
+    found = javascript(
+        "savgol", "kinds.map(([w, d]) => m.smooth(v, w, d))", v=values.tolist(), kinds=kinds
+    )
+    for (window, degree), smoothed in zip(kinds, found, strict=True):
+        np.testing.assert_allclose(smoothed, legendre_smooth(values, window, degree), atol=1e-9)
+        # Above degree 5 scipy's own raw powers lose digits, in wide windows the second after the
+        # point; in narrow ones it agrees.
+        if degree <= 5 or min(window, count) <= 21:
+            tolerance = 1e-6 if degree <= 5 else 1e-4
+            np.testing.assert_allclose(smoothed, smooth(values, window, degree), atol=tolerance)
+            width = min(window, count - (count % 2 == 0))
+            by_scipy = savgol_filter(values, width, min(degree, width - 1))
+            np.testing.assert_allclose(smoothed, by_scipy, atol=tolerance)
+
+
+def test_smoothing_goes_around_what_is_missing(javascript):
+    values = [1.0, 3.0, 2.0, None, 5.0, None, 8.0, 6.0, 7.0, 9.0]
+    smoothed = javascript("savgol", "m.smooth(v, 3, 1)", v=values)
+    assert [v is None for v in smoothed] == [v is None for v in values]
+    assert smoothed[4] == 5.0
+    np.testing.assert_allclose(smoothed[:3], smooth(values[:3], 3, 1))
+    np.testing.assert_allclose(smoothed[6:], smooth(values[6:], 3, 1))
+    assert javascript("savgol", "[m.smooth([], 5, 2), m.smooth([null], 5, 2)]") == [[], [None]]
+
+
+def test_hat_matrix_is_a_projection(javascript):
+    for window, degree in ((1, 0), (51, 10), (101, 10)):
+        hat = np.array(javascript("savgol", "m.hatMatrix(w, d)", w=window, d=degree))
+        np.testing.assert_allclose(hat @ hat, hat, atol=1e-12)
+        assert np.trace(hat) == pytest.approx(degree + 1)
+
+
+def test_spread_over_seeds_is_numpys(javascript):
+    columns = np.random.default_rng(0).random((3, 7)).tolist()
+    expression = "[m.spreadOf(c, 'range'), m.spreadOf(c, 'deviation')]"
+    low_high, deviation = javascript("history", expression, c=columns)
+    mean, s = np.mean(columns, 0), np.std(columns, 0, ddof=1)
+    for found in (low_high, deviation):
+        np.testing.assert_allclose(found["mean"], mean)
+    np.testing.assert_allclose(low_high["low"], np.min(columns, 0))
+    np.testing.assert_allclose(low_high["high"], np.max(columns, 0))
+    np.testing.assert_allclose(deviation["low"], mean - s)
+    np.testing.assert_allclose(deviation["high"], mean + s)
+
+
+def test_spread_of_unequal_lengths_and_gaps(javascript):
+    found = javascript(
+        "history", "m.spreadOf(c, 'deviation')", c=[[1, None, 5], [3, None], [5, None, None, 2]]
+    )
+    assert found["mean"] == [3, None, 5, 2]
+    assert found["low"] == [1, None, 5, 2]
+    assert javascript("history", "m.spreadOf([], 'range').mean") == []
+
+
+def series(**values):
+    return {"raw": None, "values": None, "band": None, "diverged": None} | values
+
+
+def test_a_diverged_run_does_not_flatten_the_others(javascript):
+    good = np.linspace(2, 0.4, 10).tolist()
+    wild = [2.1, 1.8, 40, 1e5, 1e12, None]
+    curves = [series(raw=v, values=v) for v in (good, wild)]
+    curves[1]["diverged"] = "diverged at epoch 6"
+    low, high = javascript("history", "m.rangeOf(c)", c=curves)
+    assert low <= 0.4
+    assert 2.1 <= high <= 4
+    assert javascript("history", "m.rangeOf(c.slice(1))", c=curves)[1] <= 4
+
+
+def test_ranges_of_little(javascript):
+    def found(values, log=False):
+        one = series(raw=values, values=values)
+        return javascript("history", "m.rangeOf([c], [], log)", c=one, log=log)
+
+    for values in ([0.5], [0.5] * 9, [0], [None], [], [1, None, 2], [0, 1e-9]):
+        for log in (False, True):
+            low, high = found(values, log)
+            assert low < high
+            there = [v for v in values if v is not None and (v > 0 or not log)]
+            assert not there or (low <= min(there) and high >= max(there))
+            assert not log or low > 0
+
+
+def test_the_axis_rests_while_a_run_grows(javascript):
+    losses = (2.3 * np.exp(-np.arange(1, 21) / 8)).tolist()
+    expression = (
+        "l.map((_, i) => m.rangeOf([{ raw: l.slice(0, i + 1), values: l.slice(0, i + 1) }]))"
+    )
+    ranges = javascript("history", expression, l=losses)
+    assert len({tuple(r) for r in ranges[3:]}) <= 4
+
+
+def test_thinning_keeps_extremes_and_gaps(javascript):
+    y = np.random.default_rng(1).random(10_000)
+    y[5000] = math.nan
+    points = [[i + 1, None if math.isnan(v) else v] for i, v in enumerate(y)]
+    thin = javascript("history", "m.thin(p, (x) => x * 0.05)", p=points)
+    assert len(thin) <= 5 * 501
+    known = [v for _, v in thin if v is not None]
+    assert (min(known), max(known)) == (np.nanmin(y), np.nanmax(y))
+    assert [5001, None] in thin
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    xs = [x for x, _ in thin]
+    assert xs == sorted(xs)
+    for pixel in range(0, 500, 50):
+        both = [[v for x, v in p if x // 20 == pixel and v is not None] for p in (points, thin)]
+        assert (min(both[0]), max(both[0])) == (min(both[1]), max(both[1]))
+    few = [[1, 0.5], [2, None]]
+    assert javascript("history", "m.thin(p, (x) => 0)", p=few) == few
+
+
+def test_labels_are_apart(javascript):
+    def placed(wanted):
+        return javascript("history", "m.apart(w, 10, 0, 100)", w=wanted)
+
+    assert placed([20, 50]) == [20, 50]
+    assert placed([50, 50, 49]) == [59, 69, 49]
+    assert placed([99, 100, 98]) == [90, 100, 80]
+    assert placed([]) == []
+
+
+def test_ranks_share_a_place(javascript):
+    assert javascript("history", "m.ranks([3, 1, null, 1, 2])") == [4, 1, None, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("test_error", 0.1788, "17.88 %"),
+        ("test_error", 0.2, "20.00 %"),
+        ("test_error", 1, "100.00 %"),
+        ("train_error", 0.38826, "38.826 %"),
+        ("test_error", None, "–"),
+        ("train_loss", 1.45317, "1.45317"),
+        ("test_loss", 123456789, "1.23457e+8"),
+    ],
+)
+def test_values_as_recorded(javascript, metric, value, text):
+    assert javascript("history", "m.shown(metric, value)", metric=metric, value=value) == text
+
+
+def test_times(javascript):
+    def times(*runs):
+        return javascript("history", "m.timesOf({ runs })", runs=runs)
+
+    errors = {"test_error": [0.5, 0.4]}
+    assert times(errors | {"seconds": [3, 4], "wall": 9}) == {"times": [3, 7], "even": False}
+    assert times(errors | {"wall": 9}) == {"times": [4.5, 9], "even": True}
+    assert times(errors) is None
+    assert times(errors | {"seconds": [3, None]}) is None
+
+
+def test_csv_is_the_record(javascript, report):
+    hostile = '=1+1,"quoted"\n<b>'
+    figure = FiveCurves({"the report": report, hostile: [run("bn", 2)]})
+    text = javascript("history", "m.csvOf(m.linesOf(data, false))", data=figure.data)
+    table = list(csv.DictReader(io.StringIO(text)))
+    assert len(table) == 5 * 200 + 2
+    weight_norm = [row for row in table if row["curve"] == "weight norm, the report"]
+    assert [float(row["test_error"]) for row in weight_norm] == report[1].column(
+        "test_error"
+    ).tolist()
+    assert weight_norm[0]["train_error"] == weight_norm[0]["seconds"] == ""
+    assert table[-1] == {
+        "curve": f"batch norm, {hostile}",
+        **{"source": hostile, "configuration": "bn", "run": "seed 0", "epoch": "2"},
+        **{"train_loss": "1.5", "train_error": "0.5", "test_loss": "1.4", "test_error": "0.4375"},
+        "seconds": "2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Which curve is lowest?", "which-curve-is-lowest"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("<é>", "e"),
+        ("重み", "figure"),
+        ("a" * 99, "a" * 60),
+    ],
+)
+def test_file_names(javascript, title, name):
+    assert javascript("download", "m.slug(title)", title=title) == name

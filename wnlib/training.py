@@ -1,0 +1,308 @@
+"""A training run: the recipe that defines it, one step, one loop, one state, on any device.
+
+Precision: autocast to bf16 where the hardware has it, to fp16 with a gradient scaler on older GPUs;
+weights, statistics of normalization, loss and optimizer in fp32; no autocast elsewhere.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+
+from wnlib.data import Cifar10
+from wnlib.init import data_dependent_init_, generators
+from wnlib.inputs import Inputs, prepare
+from wnlib.layers import Norm, Plain, Scale
+from wnlib.model import ConvPoolCNNC, GaussianNoise, UniformNoise
+
+# Ten times the cross-entropy of guessing among ten classes, ln 10: no network comes back from it.
+DIVERGED = 10 * math.log(10)
+LEAST_SCALE = 1e-4  # fp16's scaler, at 65,536 first, is halved for each step that overflows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. `Recipe.paper` and `Recipe.report` fill it in as their sources have it.
+
+    The defaults are the paper's: Section 5.1, or its released code (github.com/openai/weightnorm,
+    folder lasagne) where that says more than the text. In parentheses: the section, or "code".
+    A value that no run can have is a ValueError.
+    """
+
+    norm: Norm  #: one of the five configurations
+    name: str = "paper"  #: where the settings come from
+    width: int = 96  #: channels of the first three layers, half those of the others
+    scale: Scale = "linear"  #: weight norm's g, or s with g = exp(s) (2)
+    plain: Plain = "divided"  #: init divides W, or sets a g beside it
+
+    inputs: Inputs = "zca"  #: symmetric, then ZCA whitening (5.1; its 1e-5 is the code's)
+    noise: Literal["gaussian", "uniform"] = "gaussian"  #: on the inputs, in training (5.1)
+    sigma: float = 0.15  #: the noise's standard deviation (5.1)
+    dropout: float = 0.5  #: after each of the two poolings (code)
+    bn_eps: float = 1e-6  #: added to batch norm's variance (code)
+    init_images: int = 500  #: minibatch of data-dependent initialization, 0 for none (code)
+
+    epochs: int = 200  #: passes over the training images (5.1)
+    batch_size: int = 100  #: images a step (5.1)
+    lr: float = 0.003  #: Adam's learning rate (5.1)
+    decay_from: float = 0.5  #: part of the epochs after which lr falls to 0, 1 for never (5.1)
+    beta1: float = 0.9  #: Adam's β₁, before that (5.1)
+    late_beta1: float = 0.5  #: and after (5.1)
+    adam_eps: float = 1e-4  #: the code adds 1e-8 under the root, torch adds eps outside of it
+    seed: int = 0  #: of all generators of the run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", Norm(self.norm))
+        scales = get_args(Scale)[: 1 + self.norm.weight_normalized]
+        plains = get_args(Plain)[: 1 + (self.norm in (Norm.NONE, Norm.MOBN))]
+        for field, holds, what in (
+            ("scale", self.scale in scales, f"{' or '.join(scales)} with {self.norm.label}"),
+            ("plain", self.plain in plains, f"{' or '.join(plains)} with {self.norm.label}"),
+            ("width", 0 < self.width <= 10**5, "from 1 to 100,000"),
+            ("epochs", 0 < self.epochs <= 10**5, "from 1 to 100,000"),
+            ("batch_size", 0 < self.batch_size <= 10**5, "from 1 to 100,000"),
+            ("lr", 0 < self.lr < math.inf, "a number above 0"),
+            ("seed", 0 <= self.seed < 2**64, "a whole number from 0 to 2⁶⁴ − 1"),
+        ):
+            if not holds:
+                raise ValueError(f"{field} is {what}, not {getattr(self, field)!r}")
+
+    @classmethod
+    def paper(cls, norm: Norm | str) -> "Recipe":
+        """The paper's settings: only "plain" has a lower rate (5.1), and a frozen g (code)."""
+        if Norm(norm) is Norm.NONE:
+            return cls(Norm.NONE, lr=0.0003, plain="frozen")
+        return cls(Norm(norm), lr=0.003)
+
+    @classmethod
+    def report(cls, norm: Norm | str) -> "Recipe":
+        """The report's settings, from its text and its released code, without that code's slips."""
+        norm = Norm(norm)
+        return cls(
+            norm,
+            name="report",
+            inputs="unit",  # images / 255, no whitening (Section 5)
+            lr=0.001,  # constant (7)
+            decay_from=1.0,
+            adam_eps=1e-8,  # TensorFlow's default (code)
+            bn_eps=1e-3,  # (code)
+            init_images=500 if norm.weight_normalized else 0,  # only with weight norm (6.C, code)
+        )
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some values changed; the schedule follows the number of epochs."""
+        return dataclasses.replace(self, **changes)
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of epoch e from 0: of 200, lr · min(2 − e/100, 1), as in the code."""
+        rest = self.epochs * (1 - self.decay_from)
+        return self.lr * min((self.epochs - epoch) / rest, 1.0) if rest else float(self.lr)
+
+    def beta1_at(self, epoch: int) -> float:
+        """Adam's β₁ of an epoch, counted from 0."""
+        return self.beta1 if epoch < self.epochs * self.decay_from else self.late_beta1
+
+
+class Row(NamedTuple):
+    """One epoch. What was not recorded is NaN."""
+
+    epoch: int  #: from 1
+    lr: float  #: learning rate
+    train_loss: float  #: mean over the epoch's minibatches, noise and dropout on
+    train_error: float  #: likewise
+    test_loss: float  #: over all test images
+    test_error: float  #: likewise
+    seconds: float  #: training and evaluation
+
+
+class State(StrEnum):
+    """How a run stands after its last row."""
+
+    INTERRUPTED = "interrupted"  #: it can go on
+    FINISHED = "finished"
+    DIVERGED = "diverged"  #: in its last epoch
+
+
+def state_after(recipe: Recipe, row: Row) -> State:
+    """How a run stands after an epoch; diverged is one from which no network recovers."""
+    if not (row.train_loss < DIVERGED and math.isfinite(row.test_loss)):  # NaN is neither
+        return State.DIVERGED
+    return State.FINISHED if row.epoch == recipe.epochs else State.INTERRUPTED
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of that name, or for "auto" the best one there is; ValueError if there is none."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
+    if name == "auto":
+        name = next(each for each in there if there[each])
+    if name not in there:
+        raise ValueError(f"device is auto, cpu, cuda or mps, not {name!r}")
+    if not there[name]:
+        raise ValueError(f"there is no {name} device here; use cpu, or auto")
+    return torch.device(name)
+
+
+def autocast_type(device: torch.device) -> torch.dtype:
+    """The type that convolutions run in: the fastest that the hardware has and training bears."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu":
+        fast = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
+        return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else torch.float32
+    return torch.float32
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Channels last; not on Apple's GPU, where batch norm then has wrong gradients."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def build(recipe: Recipe) -> ConvPoolCNNC:
+    """The recipe's network, its weights drawn from torch's generator."""
+    noise = {"gaussian": GaussianNoise, "uniform": UniformNoise}[recipe.noise](recipe.sigma)
+    options = {name: getattr(recipe, name) for name in ("dropout", "bn_eps", "scale", "plain")}
+    return ConvPoolCNNC(recipe.norm, recipe.width, noise=noise, **options)
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> Adam:
+    """The recipe's Adam, in one kernel where torch has it."""
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return Adam(model.parameters(), recipe.lr, eps=recipe.adam_eps, fused=fused)
+
+
+def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy, (), and logits, (B, 10), of images x (B, 3, 32, 32), labels y (B,)."""
+    dtype = autocast_type(x.device)
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not torch.float32):
+        logits = model(x)
+    return F.cross_entropy(logits.float(), y), logits
+
+
+def training_step(
+    model: nn.Module, optimizer: Optimizer, scaler: GradScaler, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Forward, backward and update; loss and logits as `forward` gives them, detached."""
+    loss, logits = forward(model, x, y)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach(), logits.detach()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> tuple[float, float]:
+    """Mean cross-entropy and error (fraction) in evaluation mode, images (N, …), labels (N,)."""
+    loss, wrong = torch.zeros(2, device=x.device)
+    model.eval()
+    for images, labels in zip(x.split(batch), y.split(batch), strict=True):
+        mean, logits = forward(model, images, labels)
+        loss += mean * len(images)
+        wrong += (logits.argmax(1) != labels).sum()
+    return loss.item() / len(x), wrong.item() / len(x)
+
+
+class Training:
+    """Everything that the next epoch depends on; `epochs` takes it from one to the next.
+
+    Its `rows` are the epochs so far, its `state` how the run stands. The caller's generators are
+    left alone. On a CPU the same state and as many threads give the same rows, but for `seconds`.
+
+    Args:
+        recipe: what to train, and how.
+        data: on what; kept on the device as a whole.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "mps".
+        compiled: let torch compile the network.
+
+    Raises:
+        ValueError: no such device, or fewer training images than a minibatch or the init takes.
+    """
+
+    def __init__(
+        self, recipe: Recipe, data: Cifar10, device: str = "auto", compiled: bool = False
+    ) -> None:
+        needed, there = max(recipe.batch_size, recipe.init_images), len(data.train_images)
+        if needed > there:
+            raise ValueError(f"the recipe takes {needed} images at once, {data!r} has {there}")
+        self.recipe, self.data, self.device = recipe, data, find_device(device)
+        self.rows: list[Row] = []  #: the epochs so far
+        self.state = State.INTERRUPTED  #: how the run stands
+        self.step = training_step
+        self.generators: dict[str, Tensor] | None = None
+        with self._generators():
+            torch.manual_seed(recipe.seed)
+            self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
+        self.net: Any = self.model  #: what its steps are taken with
+        if compiled:  # but not the optimizer, which torch would compile anew for each rate
+            self.net = torch.compile(self.model, mode="reduce-overhead")
+        self.optimizer = build_optimizer(recipe, self.model)
+        fp16 = autocast_type(self.device) is torch.float16
+        self.scaler = GradScaler(self.device.type, enabled=fp16)
+
+    @contextmanager
+    def _generators(self) -> Iterator[None]:
+        """Inside, torch draws from the run's generators; outside, from the caller's."""
+        theirs = generators(self.device, self.generators)
+        try:
+            yield
+        finally:
+            self.generators = generators(self.device, theirs)
+
+    def epochs(self, tick: Callable[[], object] = lambda: None) -> Iterator[Row]:
+        """Train on, epoch by epoch, until the run has ended; `tick` is called after each step."""
+        recipe, device, model = self.recipe, self.device, self.net
+        if self.state is not State.INTERRUPTED:
+            return
+        inputs = prepare(self.data, recipe.inputs)
+        train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
+        train_y, test_y = self.data.train_labels.to(device), self.data.test_labels.to(device)
+        if recipe.init_images and not self.rows:
+            with self._generators():
+                chosen = torch.randperm(len(train_x), device=device)[: recipe.init_images]
+                data_dependent_init_(self.model, train_x[chosen])
+        steps = len(train_x) // recipe.batch_size
+        while self.state is State.INTERRUPTED:
+            start, epoch = time.perf_counter(), len(self.rows)
+            lr, betas = recipe.lr_at(epoch), (recipe.beta1_at(epoch), 0.999)
+            for group in self.optimizer.param_groups:
+                group.update(lr=lr, betas=betas)
+            model.train()
+            loss_sum, wrong = torch.zeros(2, device=device)
+            with self._generators():
+                order = torch.randperm(len(train_x), device=device)[: steps * recipe.batch_size]
+                for chosen in order.split(recipe.batch_size):
+                    x, y = train_x[chosen], train_y[chosen]  # (B, 3, 32, 32), (B,)
+                    loss, logits = self.step(model, self.optimizer, self.scaler, x, y)
+                    loss_sum += loss
+                    wrong += (logits.argmax(1) != y).sum()
+                    tick()
+            test_loss, test_error = evaluate(model, test_x, test_y)
+            train_loss, train_error = loss_sum.item() / steps, wrong.item() / len(order)
+            seconds = time.perf_counter() - start
+            row = Row(epoch + 1, lr, train_loss, train_error, test_loss, test_error, seconds)
+            overflows = self.scaler.get_scale() < LEAST_SCALE
+            self.state = State.DIVERGED if overflows else state_after(recipe, row)
+            self.rows.append(row)
+            yield row
+
+
+def epochs(recipe: Recipe, data: Cifar10, device: str = "auto") -> Iterator[Row]:
+    """Train one network: a generator of its rows, one an epoch; see `Training`."""
+    yield from Training(recipe, data, device).epochs()
+
+
+def train(recipe: Recipe, data: Cifar10, device: str = "auto") -> list[Row]:
+    """Train one network to its end; one row an epoch. `wnlib.lab.record` keeps a record, too."""
+    return list(epochs(recipe, data, device))
