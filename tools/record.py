@@ -146,6 +146,17 @@ def _edge(out: Path) -> list[Plan]:
     return _either_way(switched, held)
 
 
+def _switch(out: Path) -> list[Plan]:
+    """The rate lowered when beta1 falls: by nothing, to 0.4 and to 0.16 of it, 6 epochs."""
+    folder, norms = out / "width24-paper-6-switch", (Norm.NONE, Norm.WN)
+    plans = plan_grid(folder, norms=norms, lrs=RATES[2:4], width=24, epochs=6)
+    return [
+        _changed(plan, f"times{factor:g}", plan.recipe.replace(switch_rate=factor))
+        for factor in (0.16, 0.4, 1.0)
+        for plan in plans
+    ]
+
+
 def _dropout(out: Path) -> list[Plan]:
     """Dropout from none to 0.7 with weight norm, 20 epochs."""
     [plan] = plan_grid(out / "width24-paper-20-dropout", norms=(Norm.WN,), width=24, epochs=20)
@@ -216,7 +227,20 @@ def _report_first_epochs(out: Path) -> list[Plan]:
 EXPERIMENTS = {
     f.__name__[1:].replace("_", "-"): f
     for f in (
-        *(_five, _paper, _full, _again, _seeds, _report, _ablation, _sweep, _frozen, _rates, _edge),
+        *(
+            _five,
+            _paper,
+            _full,
+            _again,
+            _seeds,
+            _report,
+            _ablation,
+            _sweep,
+            _frozen,
+            _rates,
+            _edge,
+            _switch,
+        ),
         *(_dropout, _ladder, _exp, _hot, _noise, _bench, _small_batches, _report_first_epochs),
     )
 }

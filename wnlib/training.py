@@ -58,6 +58,7 @@ class Recipe:
     decay_from: float = 0.5  #: part of the epochs after which lr falls to 0, 1 for never (5.1)
     beta1: float = 0.9  #: Adam's β₁, before that (5.1)
     late_beta1: float = 0.5  #: and after (5.1)
+    switch_rate: float = 1.0  #: lr is multiplied by it from the first epoch with `late_beta1` on
     adam_eps: float = 1e-4  #: the code adds 1e-8 under the root, torch adds eps outside of it
     seed: int = 0  #: of all generators of the run
 
@@ -106,11 +107,16 @@ class Recipe:
     def lr_at(self, epoch: int) -> float:
         """The learning rate of epoch e from 0: of 200, lr · min(2 − e/100, 1), as in the code."""
         rest = self.epochs * (1 - self.decay_from)
-        return self.lr * min((self.epochs - epoch) / rest, 1.0) if rest else float(self.lr)
+        lr = self.lr * (min((self.epochs - epoch) / rest, 1.0) if rest else 1.0)
+        return lr * self.switch_rate if self.switched(epoch) else lr
 
     def beta1_at(self, epoch: int) -> float:
         """Adam's β₁ of an epoch, counted from 0."""
-        return self.beta1 if epoch < self.epochs * self.decay_from else self.late_beta1
+        return self.late_beta1 if self.switched(epoch) else self.beta1
+
+    def switched(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is in the second part of the schedule."""
+        return epoch >= self.epochs * self.decay_from
 
 
 class Row(NamedTuple):
@@ -160,7 +166,7 @@ def autocast_type(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if native else torch.float16
     if device.type == "cpu":
         fast = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
-        return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else torch.float32
+        return torch.bfloat16 if fast.get("amx_bf16") else torch.float32  # without AMX bf16 is slow
     return torch.float32
 
 

@@ -35,6 +35,7 @@ def test_paper_is_the_papers(norm):
         "decay_from": 0.5,
         "beta1": 0.9,
         "late_beta1": 0.5,
+        "switch_rate": 1.0,
         "adam_eps": 1e-4,
         "seed": 0,
     }

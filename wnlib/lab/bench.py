@@ -324,7 +324,7 @@ class _Enough(Exception):
 
 
 def first_step(full: bool, width: int, device: str, started: float) -> None:
-    """Take ten steps of the paper's recipe as `wnlib.training` does, and print what `feed` wants."""
+    """Take ten steps of the paper's recipe as the loop does, and print what `feed` wants."""
     recipe = Recipe.paper(Norm.WN_MOBN).replace(width=width)
     training = Training(recipe, load_cifar10(full), device)
     ended: list[float] = []
