@@ -12,7 +12,7 @@ import torch
 from wnlib import Recipe
 from wnlib.data import Cifar10
 from wnlib.lab import record_epochs
-from wnlib.lab.runs import Row, RunError
+from wnlib.lab.records import Row, RunError
 
 
 def small(norm: str = "wn", **changes: Any) -> Recipe:

@@ -21,8 +21,7 @@ from wnlib.lab import Run, fetch_cifar10
 from wnlib.lab.cli import Parser, folder_name, speak_plainly
 from wnlib.lab.grid import Display, run_grid, share_of_threads
 from wnlib.lab.plans import Plan, plan_grid
-from wnlib.lab.resume import save
-from wnlib.lab.runs import RunError
+from wnlib.lab.records import RunError, save
 from wnlib.training import Training
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import traitlets
-from wnlib.lab.runs import PAPER, REPORT, Row, Run
+from wnlib.lab.records import PAPER, REPORT, Row, Run
 from wnlib.layers import Norm
 from wnlib.training import Recipe, state_after
 

@@ -16,8 +16,9 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image
-from wnlib.lab.runs import Run, compare, smooth
+from wnlib.lab.records import PAPER, REPORT, Run
 from wnlib.layers import Norm
 from wnlib.training import State
 
@@ -120,7 +121,7 @@ def plot_test_error(
         runs: what to draw.
         title: above the plot.
         smoothed: draw Savitzky-Golay over the faint raw curves.
-        window: of the smoothing, in epochs, see `wnlib.lab.runs.smooth`.
+        window: of the smoothing, in epochs, see `smooth`.
         degree: of its polynomial.
     """
     runs = _drawable(runs)
@@ -300,3 +301,63 @@ def _theme(theme: Theme) -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
+
+
+def smooth(values: ArrayLike, window: int = 51, degree: int = 10) -> np.ndarray:
+    """Savitzky-Golay: in a window that slides along, the value of a fitted polynomial.
+
+    Args:
+        values: (epochs,); each stretch of finite values is smoothed by itself.
+        window: odd; cut to the largest odd number of values in the stretch. The report's is 51.
+        degree: of the polynomial; cut to below the window. The report's is 10.
+
+    Returns:
+        (epochs,), NaN where the value is not finite. At both ends of a stretch the polynomial of
+        its outermost window is read off, so the curve bends there.
+
+    Raises:
+        ValueError: a window that is even or below 1, or a negative degree.
+    """
+    from scipy.signal import savgol_filter  # slow to import
+
+    if window < 1 or window % 2 == 0 or degree < 0:
+        raise ValueError(f"window is odd and degree from 0 up, not {window} and {degree}")
+    raw = np.asarray(values, float)
+    smoothed = np.full(len(raw), np.nan)
+    known = np.flatnonzero(np.isfinite(raw))
+    for at in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        if len(at):
+            width = min(window, len(at) - (len(at) % 2 == 0))
+            smoothed[at] = savgol_filter(raw[at], width, min(degree, width - 1))
+    return smoothed
+
+
+def compare(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """The report's and the paper's table beside the runs': one dictionary a configuration.
+
+    Keys: norm, label, report, paper, and from each configuration's first run best, final, last20,
+    best_epoch, epochs, wall_seconds and state, or None where there is no run.
+    """
+    first: dict[Norm, Run] = {}
+    for run in runs:
+        first.setdefault(run.norm, run)
+    table = []
+    for norm in Norm:
+        run = first.get(norm)
+        s = run.summary() if run and run.rows else None
+        table.append(
+            {
+                "norm": str(norm),
+                "label": norm.label,
+                "report": REPORT[norm],
+                "paper": PAPER[norm],
+                "best": s and s.best_error,
+                "final": s and s.final_error,
+                "last20": s and s.last20_error,
+                "best_epoch": s and s.best_epoch,
+                "epochs": run and len(run.rows),
+                "wall_seconds": s and s.wall_seconds,
+                "state": run and run.outcome,
+            }
+        )
+    return table

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import traitlets
 from matplotlib.axes import Axes
-from wnlib.lab.runs import Run, smooth
+from wnlib.lab.records import Run
 from wnlib.layers import Norm
 
 from figures.base import Figure
-from figures.plots import COLORS, Plot
+from figures.plots import COLORS, Plot, smooth
 
 
 class Smoothing(Figure):

@@ -21,13 +21,14 @@ from figures.plots import (
     plot_running_time,
     plot_test_error,
     plot_training_loss,
+    smooth,
     table,
 )
 from PIL import Image
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.runs import PAPER, REPORT, Row, smooth
+from wnlib.lab.records import PAPER, REPORT, Row
 from wnlib.training import State
 
 BOOK_RUNS = Path(__file__).parent.parent.parent / "book" / "runs"

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import traitlets
 from figures import FiveCurves
+from figures.plots import smooth
 from numpy.polynomial import legendre
 from scipy.signal import savgol_filter
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.runs import PAPER, REPORT, Row, smooth
+from wnlib.lab.records import PAPER, REPORT, Row
 from wnlib.training import DIVERGED
 
 RUNS = Path(__file__).parent.parent.parent / "book" / "runs"

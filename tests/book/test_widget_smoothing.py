@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import traitlets
 from figures import Smoothing
+from figures.plots import smooth
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.runs import Row, smooth
+from wnlib.lab.records import Row
 
 RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
 

@@ -16,7 +16,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from wnlib import Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.runs import Row
+from wnlib.lab.records import Row
 
 from . import checks
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from figures import Smoothing
+from figures.plots import smooth
 from figures.scripts import site_script
 from playwright.sync_api import BrowserContext, Page, expect
 
 from wnlib import Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.runs import Row, smooth
+from wnlib.lab.records import Row
 
 from . import checks
 

@@ -24,7 +24,7 @@ from wnlib import Norm
 from wnlib.lab import Run
 from wnlib.lab import cli as __main__
 from wnlib.lab.cli import json_line, main
-from wnlib.lab.resume import NO_MEMORY, out_of_memory
+from wnlib.lab.records import NO_MEMORY, out_of_memory
 
 # The report's recipe does not whiten, which saves seconds.
 SMALL = ["--width", "2", "--epochs", "2", "--device", "cpu", "--recipe", "report"]

@@ -19,7 +19,7 @@ from wnlib import Norm, train
 from wnlib.lab import Run, record, record_epochs
 from wnlib.lab.grid import Display, run_grid, share_of_threads
 from wnlib.lab.plans import plan_grid, summarize, summary_text
-from wnlib.lab.runs import RunError
+from wnlib.lab.records import RunError
 from wnlib.training import State
 
 pytestmark = pytest.mark.usefixtures("one_thread")

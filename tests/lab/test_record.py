@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run
-from wnlib.lab.runs import SCHEMA, RunError, write_whole
+from wnlib.lab.records import SCHEMA, RunError, write_whole
 from wnlib.training import Row, State
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)

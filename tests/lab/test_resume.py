@@ -16,7 +16,7 @@ from training import altered, contents, refused, saved, small, timeless
 import wnlib
 from wnlib import Norm, Training, train
 from wnlib.lab import Run, load_runs, record, record_epochs, record_in_turns, resume
-from wnlib.lab.runs import RunError
+from wnlib.lab.records import RunError
 from wnlib.training import State
 
 pytestmark = pytest.mark.usefixtures("one_thread")

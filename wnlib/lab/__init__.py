@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wnlib.lab.checkup import check
+    from wnlib.lab.estimates import estimate
     from wnlib.lab.fetch import fetch_cifar10
-    from wnlib.lab.forecast import estimate
-    from wnlib.lab.resume import record, record_epochs, record_in_turns
-    from wnlib.lab.runs import Run, load_runs
+    from wnlib.lab.records import Run, load_runs, record, record_epochs, record_in_turns
 
 __all__ = [
     "Run",
@@ -21,8 +20,8 @@ __all__ = [
     "record_in_turns",
 ]
 
-_HOMES = {"Run": "runs", "load_runs": "runs", "record": "resume", "record_epochs": "resume"}
-_HOMES |= {"record_in_turns": "resume", "check": "checkup", "estimate": "forecast"}
+_HOMES = {"Run": "records", "load_runs": "records", "record": "records", "record_epochs": "records"}
+_HOMES |= {"record_in_turns": "records", "check": "checkup", "estimate": "estimates"}
 _HOMES |= {"fetch_cifar10": "fetch"}
 
 

@@ -24,7 +24,7 @@ from torch.profiler import profile as torch_profile
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.inputs import ZCA, symmetric
 from wnlib.lab import baseline
-from wnlib.lab.resume import provenance
+from wnlib.lab.records import provenance
 from wnlib.layers import Norm
 from wnlib.training import Recipe, Training, build, build_optimizer, layout, training_step
 

@@ -23,9 +23,8 @@ from wnlib.data import Cifar10, load_cifar10
 from wnlib.init import data_dependent_init_
 from wnlib.inputs import prepare
 from wnlib.lab.bench import peak_mb, wait
-from wnlib.lab.forecast import estimate
-from wnlib.lab.resume import record_epochs, restore
-from wnlib.lab.runs import Run
+from wnlib.lab.estimates import estimate
+from wnlib.lab.records import Run, record_epochs, restore
 from wnlib.layers import Norm
 from wnlib.training import Recipe, Training, autocast_type, build, evaluate, layout, training_step
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from wnlib.lab.checks import CHECKS, Failed, NotHere, Place
-from wnlib.lab.forecast import generators_kept
-from wnlib.lab.resume import out_of_memory, provenance
+from wnlib.lab.estimates import generators_kept
+from wnlib.lab.records import out_of_memory, provenance
 from wnlib.training import find_device
 
 

@@ -17,8 +17,7 @@ from wnlib.data import Cifar10, DataError, load_cifar10
 from wnlib.lab.fetch import fetch_cifar10
 from wnlib.lab.grid import Display, end_line, epoch_line, run_grid, share_of_threads
 from wnlib.lab.plans import plan_grid, summarize, summary_text
-from wnlib.lab.resume import NO_MEMORY, out_of_memory, record_epochs
-from wnlib.lab.runs import Run, RunError
+from wnlib.lab.records import NO_MEMORY, Run, RunError, out_of_memory, record_epochs
 from wnlib.layers import Norm
 from wnlib.training import Recipe, find_device
 

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from wnlib.data import Cifar10, DataError, load_cifar10
 from wnlib.lab.plans import Plan
-from wnlib.lab.resume import Busy, made, record_epochs
-from wnlib.lab.runs import Run, RunError
+from wnlib.lab.records import Busy, Run, RunError, made, record_epochs
 from wnlib.training import Recipe, Row, State
 
 POLL = 0.5  # seconds between two looks at the records

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from wnlib.lab.runs import Run, RunError
+from wnlib.lab.records import Run, RunError
 from wnlib.layers import Norm
 from wnlib.training import Recipe, State
 

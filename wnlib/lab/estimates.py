@@ -10,7 +10,7 @@ import torch
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.inputs import symmetric
 from wnlib.lab.bench import peak_mb, steps, wait
-from wnlib.lab.resume import provenance
+from wnlib.lab.records import provenance
 from wnlib.layers import Norm
 from wnlib.training import Recipe, build, evaluate, find_device, layout
 
