@@ -32,7 +32,7 @@ from figures.base import Figure  # noqa: E402
 from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
 
 from wnlib import Recipe  # noqa: E402
-from wnlib.lab.records import Row  # noqa: E402
+from wnlib.training import Row  # noqa: E402
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 # As a cell's last line is shown: `_ipython_display_` goes first, and leaves nothing to the bundle.

@@ -66,8 +66,11 @@ class Machine:
         }
 
     def run(self, notebook: Any) -> Any:
-        """In a new folder that holds nothing else; raise as nbclient does."""
-        content = Path(tempfile.mkdtemp(prefix="content-", dir=self.folder))
+        """In a new folder that holds nothing else; raise as nbclient does.
+
+        Its name is one that a shell would take apart.
+        """
+        content = Path(tempfile.mkdtemp(prefix="a folder;touch x;", dir=self.folder))
         return self.client(notebook, content).execute(env=self.environment)
 
     def client(self, notebook: Any, folder: Path) -> NotebookClient:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import repository
 
 ROOT = Path(__file__).parent.parent
 TEXT = """\
@@ -22,28 +21,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+
+def fetch(*command, cwd=None):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        said = f"{done.stdout}\\n{done.stderr}\\nerror"
+        why = re.search("(?im)^(fatal|error).*", said)[0]
+        if kaggle:
+            why += " (Kaggle: is Settings → Internet on?)"
+        raise SystemExit(f"The book could not be fetched, {url}: {why}")
+
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it
-signs = {"google.colab", "KAGGLE_KERNEL_RUN_TYPE"}
-if signs & {*sys.modules, *os.environ} and not Path("../wnlib").exists():
-    url = "https://github.com/OWNER/REPOSITORY"
+url = "https://github.com/OWNER/REPOSITORY"
+kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+hosted = kaggle or "google.colab" in sys.modules
+if hosted and not Path("../wnlib").exists():
     book = Path("book").resolve()
-    clone = f"git clone -q --depth 1 --branch colab {url} {book}"
-    pip = f"{sys.executable} -m pip install -q --no-color --no-deps"
-    install = f"{pip} anywidget psygnal {book}"
-    for command in (clone, install)[book.exists() :]:
-        status, said = subprocess.getstatusoutput(command)
-        if status:
-            why = re.search("(?im)^(fatal|error).*", f"{said}\\nerror")[0]
-            raise SystemExit(f"The book could not be fetched, {url}: {why}")
+    if not book.exists():
+        git = ["git", "clone", "-q", "--depth=1", "--branch=colab"]
+        fetch(*git, url, book)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-color"]
+    fetch(*pip, "--no-deps", "anywidget", "psygnal", ".", cwd=book)
     if not (book / "book").exists():
         raise SystemExit(f"Delete the folder {book}, and run this again")
     os.chdir(book / "book")
 """
 
 
-def text(root: Path = ROOT) -> str:
-    """The cell, with the name of the repository that _config.yml has."""
-    return TEXT.rstrip("\n").replace("OWNER/REPOSITORY", repository.name(root))
+def text() -> str:
+    """The cell; tools/plain.py puts the repository's name in."""
+    return TEXT.rstrip("\n")
 
 
 def is_one(cell: Any) -> bool:

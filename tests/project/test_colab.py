@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -132,6 +131,7 @@ def test_alone_it_fetches_the_book_once(machine: Machine) -> None:
     assert first == f"True True\nPASSIVE {torch.__version__} {numpy.__version__}\n"
     assert again == first
     assert restarted == first
+    assert not list(machine.folder.glob("*/x")), "a folder's name was run as a command"
 
 
 def test_kaggle_has_another_sign(machine: Machine) -> None:
@@ -145,7 +145,6 @@ def test_kaggle_has_another_sign(machine: Machine) -> None:
 
 
 def test_elsewhere_it_does_nothing(tmp_path: Path) -> None:
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", f"{setup_cell.text()}\nprint(os.environ['OMP_WAIT_POLICY'])"],
         cwd=tmp_path,
@@ -156,14 +155,16 @@ def test_elsewhere_it_does_nothing(tmp_path: Path) -> None:
     )
     assert (done.stdout, done.stderr) == ("PASSIVE\n", "")
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - begin < 10
 
 
 def test_no_repository(tmp_path: Path) -> None:
-    said = failure(Machine(tmp_path, tmp_path / "nowhere"))
+    machine = Machine(tmp_path, tmp_path / "nowhere")
+    said = failure(machine)
     github = f"https://github.com/{repository.name()}"
     assert said.startswith(f"The book could not be fetched, {github}: fatal: ")
     assert "nowhere" in said
+    machine.environment["KAGGLE_KERNEL_RUN_TYPE"] = "Interactive"
+    assert failure(machine) == f"{said} (Kaggle: is Settings → Internet on?)"
 
 
 def test_no_such_branch(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     install = [*pip, *options, "--target", str(folder), *checked]
     if subprocess.run(install, capture_output=True, timeout=120).returncode != 0:
         pytest.skip("needs a package index that has ipywidgets 7.7.1")
-    path = os.pathsep.join(map(str, (folder, HERE.parent, HERE)))
+    path = os.pathsep.join(map(str, (folder, HERE.parent, HERE, HERE.parent / "book")))
     done = subprocess.run(
         [sys.executable, str(HERE / "colab.py")],
         env=os.environ | {"PYTHONPATH": path},
