@@ -122,8 +122,8 @@ class FiveCurves(Figure):
         run.state = state_after(recipe, row)
         self.data = self._data()
 
-    def _data(self) -> dict[str, Any]:
-        """The runs as columns; those that differ by nothing but the seed together."""
+    def _groups(self) -> list[tuple[Recipe, list[Run]]]:
+        """The runs; those that differ by nothing but the seed together."""
         curves: list[tuple[Recipe, list[Run]]] = []
         for run in self.runs:
             recipe = dataclasses.replace(run.recipe, seed=0)
@@ -132,6 +132,11 @@ class FiveCurves(Figure):
             if group is None:
                 curves.append((recipe, group := []))
             group.append(run)
+        return curves
+
+    def _data(self) -> dict[str, Any]:
+        """What the front end draws: each group of runs as columns."""
+        curves = self._groups()
         labels = _labels(curves)
         return {
             "curves": [
@@ -160,14 +165,23 @@ class FiveCurves(Figure):
 
     def picture(self) -> Plot:
         """The test errors of what is not switched off, smoothed as they are at first."""
+        names = {
+            id(run): curve["label"]
+            for (_, group), curve in zip(self._groups(), self.data["curves"], strict=True)
+            for run in group
+        }
         runs = [
             run
             for run in self.runs
-            if run.norm not in self.hidden_norms and run.source not in self.hidden_sources
+            if run.rows
+            and run.norm not in self.hidden_norms
+            and run.source not in self.hidden_sources
         ]
+        one = len({run.source for run in runs}) == 1
+        labels = [run.norm.label if one else names[id(run)] for run in runs]
         smoothed = self.window > 1
         options = {"window": self.window, "degree": self.degree} if smoothed else {}
-        return plot_test_error(runs, "Test error", smoothed=smoothed, **options)
+        return plot_test_error(runs, "Test error", smoothed=smoothed, names=labels, **options)
 
 
 def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:

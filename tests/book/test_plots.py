@@ -16,20 +16,25 @@ from figures.plots import (
     INK,
     PAPER_COLOR,
     STYLES,
+    Checked,
+    Gain,
     Plot,
     Table,
+    bump,
+    forest,
+    heat,
     plot_running_time,
     plot_test_error,
-    plot_training_loss,
     smooth,
+    strip,
     table,
 )
 from PIL import Image
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.records import PAPER, REPORT, Row
-from wnlib.training import State
+from wnlib.lab.records import PAPER, REPORT
+from wnlib.training import Row, State
 
 BOOK_RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
 
@@ -69,10 +74,8 @@ def contrast(one, other):
 
 
 def test_curves_are_the_records(runs):
-    for line, run in zip(lines(plot_training_loss(runs)), runs, strict=True):
-        np.testing.assert_array_equal(line.get_ydata(), run.column("train_loss"))
-        np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 61))
     for line, run in zip(lines(plot_test_error(runs)), runs, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 61))
         np.testing.assert_allclose(line.get_ydata(), 100 * run.column("test_error"))
 
 
@@ -88,8 +91,7 @@ def test_smoothed_curves_lie_over_the_raw_ones(runs):
 
 
 def test_one_color_and_style_a_configuration(runs):
-    for plot in (plot_training_loss(runs), plot_test_error(runs)):
-        assert [line.get_color() for line in lines(plot)] == [COLORS[n] for n in Norm]
+    assert [line.get_color() for line in lines(plot_test_error(runs))] == [COLORS[n] for n in Norm]
     assert len(set(COLORS.values())) == len(set(map(str, STYLES.values()))) == 5
 
 
@@ -103,11 +105,11 @@ def test_colors_stand_out(theme):
 def test_sources_are_named_where_they_differ(runs):
     theirs = [replace(run, source="report-2019") for run in runs[:1]]
     assert legend(plot_test_error(runs)) == [n.label for n in Norm]
-    assert legend(plot_test_error(runs + theirs))[-1] == "normal (report-2019)"
+    assert legend(plot_test_error(runs + theirs))[-1] == "plain (report-2019)"
 
 
 @pytest.mark.parametrize("name", ["$", r"$\frac{$", r"cost: 5$, \$6", "$x$ and $y$"])
-@pytest.mark.parametrize("plot", [plot_test_error, plot_training_loss, plot_running_time])
+@pytest.mark.parametrize("plot", [plot_test_error, plot_running_time])
 def test_a_name_is_no_formula(runs, name, plot, tmp_path):
     drawn = plot([*runs[:1], replace(runs[1], source=name)])
     with plt.rc_context({"svg.fonttype": "none"}):
@@ -118,23 +120,20 @@ def test_a_name_is_no_formula(runs, name, plot, tmp_path):
 def test_a_diverged_run_is_said_to_be(runs):
     diverged = run_of("none", [0.5, 0.9], State.DIVERGED)
     (axes,) = plot_test_error([diverged, *runs[1:]]).figure().axes
-    assert any("normal: diverged at epoch 2" in text.get_text() for text in axes.texts)
+    assert any("plain: diverged at epoch 2" in text.get_text() for text in axes.texts)
 
 
-@pytest.mark.parametrize("losses", [[math.nan], [math.inf], [2.0, math.nan], [2.0, 3e38]])
 @pytest.mark.parametrize("error", [0.9, math.nan])
-def test_a_run_that_diverges_at_once_is_drawn_with_the_others(runs, losses, error):
-    gone = run_of("none", [error] * len(losses), State.DIVERGED)
-    gone.rows = [r._replace(train_loss=v) for r, v in zip(gone.rows, losses, strict=True)]
+def test_a_run_that_diverges_at_once_is_drawn_with_the_others(runs, error):
+    gone = run_of("none", [error], State.DIVERGED)
     for shown in ([gone, *runs[1:]], [gone]):
-        for plot in (plot_test_error(shown, smoothed=True), plot_training_loss(shown)):
-            plot.figure().draw_without_rendering()
-    drawn = lines(plot_training_loss([gone, *runs[1:]]))
-    assert (drawn[0].get_marker() == "o") == (np.isfinite(losses).sum() == 1)
-    for line in drawn[1:]:  # from 2 down to 1/30
-        low, high = line.axes.get_ylim()
-        assert -0.2 < low < 1 / 30
-        assert 2 < high < 2.2
+        plot_test_error(shown, smoothed=True).figure().draw_without_rendering()
+
+
+def test_seeds_stand_once_in_the_legend(runs):
+    seeds = [replace(run, recipe=replace(run.recipe, seed=s)) for run in runs for s in range(3)]
+    assert legend(plot_test_error(seeds)) == [n.label for n in Norm]
+    assert len(lines(plot_test_error(seeds))) == 15
 
 
 def test_one_epoch_shows_a_point():
@@ -142,7 +141,7 @@ def test_one_epoch_shows_a_point():
     assert line.get_marker() == "o"
 
 
-@pytest.mark.parametrize("plot", [plot_test_error, plot_training_loss, plot_running_time])
+@pytest.mark.parametrize("plot", [plot_test_error, plot_running_time])
 def test_nothing_to_show_says_so_or_is_empty(plot):
     drawn = plot([run_of("wn", [])])
     assert "no runs to show" in drawn.alt
@@ -178,11 +177,10 @@ def test_same_runs_same_bytes(runs):
     assert plot_test_error(runs)._repr_html_() == plot_test_error(runs)._repr_html_()
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_saved_without_a_date(runs, tmp_path, suffix):
-    for name in ("a", "b"):
-        plot_test_error(runs).save(tmp_path / f"{name}{suffix}", "dark")
-    a, b = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
+def test_a_file_has_no_date(runs, tmp_path):
+    for name in ("a.png", "b.png"):
+        plot_test_error(runs).save(tmp_path / name, "dark")
+    a, b = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert len(a) > 1000
     assert a == b
 
@@ -231,3 +229,57 @@ def test_a_column_of_numbers_lines_up_and_one_of_words_does_not():
     right = re.findall(r'style="text-align:right">([^<]*)', html)
     assert right == ["in all", "best", "1,406,794", "", "-2.9 ± 5.9", "17.88 (190)"]
     assert "style" not in Table(("", "a"), [])._repr_html_()
+
+
+def test_a_caption_stands_above():
+    shown = Table(("", "a"), [("x", "1")], caption="Errors & gains")
+    assert repr(shown).splitlines()[0] == "Errors & gains"
+    assert "<caption>Errors &amp; gains</caption>" in shown._repr_html_()
+
+
+def test_what_is_checked_holds_and_leads_to_its_claim():
+    shown = Checked("a < b", [True, True], "P2")
+    assert repr(shown) == "a < b: True"
+    assert '<a href="claims.html#P2">✓ checked</a>: a &lt; b' in shown._repr_html_()
+    assert "<a" not in Checked("a", True)._repr_html_()
+    with pytest.raises(AssertionError, match=r"^this does not hold: a < b$"):
+        Checked("a < b", [True, False])
+
+
+def test_the_order_by_epoch_is_that_of_the_means():
+    seeds = [run_of("wn", [0.5, 0.1, 0.3]), run_of("wn", [0.3, 0.3, 0.3])]  # 0.4, 0.2, 0.3
+    plot = bump([*seeds, run_of("bn", [0.45, 0.1, 0.4]), run_of("none", [0.1], State.DIVERGED)])
+    assert plot.alt == (
+        "Order by epoch, lowest first. epoch 1: weight norm, batch norm; epoch 2: batch norm, "
+        "weight norm; epoch 3: weight norm, batch norm."
+    )
+    drawn = {line.get_color(): line.get_ydata() for line in lines(plot)}
+    assert list(drawn[COLORS[Norm.WN]]) == [1, 2, 1]
+    assert np.isnan(drawn[COLORS[Norm.NONE]]).all()
+
+
+def test_a_heat_map_has_its_numbers():
+    cells = {"held": [[1.0, np.nan]], "falling": [[0.25, 3.0]]}
+    plot = heat(cells, ["plain"], ["0.001", "0.003"], title="Loss")
+    shown = [[text.get_text() for text in axes.texts] for axes in plot.figure().axes]
+    assert shown == [["1.00", "×"], ["0.25", "3.00"]]
+    assert {axes.images[0].get_clim() for axes in plot.figure().axes} == {(0.25, 3.0)}
+    assert "falling, plain: 0.001 0.25, 0.003 3.00" in plot.alt
+
+
+def test_a_strip_has_a_point_per_seed_and_the_mean():
+    plot = strip({Norm.NONE: [2.0, np.nan], Norm.WN: [1.0, 3.0]}, title="Seeds", xlabel="error")
+    plain, mean, wn, other = lines(plot)
+    assert (list(plain.get_xdata()), list(mean.get_xdata())) == ([2.0], [2.0, 2.0])
+    assert (list(wn.get_xdata()), list(other.get_xdata())) == ([1.0, 3.0], [2.0, 2.0])
+    (axes,) = plot.figure().axes
+    assert [text.get_text() for text in axes.texts] == ["× 1 of 2 diverged"]
+    assert plot.alt == "Seeds, error. plain: 2.00, diverged; weight norm: 1.00, 3.00."
+
+
+def test_a_forest_has_gains_with_their_intervals():
+    rows = [Gain("a", 1.0, -0.5, 2.5, "one"), Gain("b", -1.0, group="two")]
+    (axes,) = forest(rows, title="Gains", xlabel="points").figure().axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["one", "a", "two", "b"]
+    assert [t.get_text() for t in axes.texts] == ["+1.0 (−0.5 to +2.5)", "−1.0"]
+    assert [list(line.get_xdata()) for line in axes.get_lines()[1:]] == [[-0.5, 2.5], [1.0], [-1.0]]

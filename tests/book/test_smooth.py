@@ -1,58 +1,17 @@
-"""The tables' numbers, and smoothing beside scipy's and a fit by numpy."""
+"""Smoothing beside scipy's and a fit by numpy."""
 
-import json
 import math
 from itertools import groupby
 
 import numpy as np
 import pytest
-from figures.plots import compare, smooth
+from figures.plots import smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import savgol_filter
 
-from wnlib import Norm, Recipe
-from wnlib.lab import Run
-from wnlib.lab.records import PAPER, REPORT
-from wnlib.training import Row, State
-
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")
-
-
-def row(epoch, test_error=0.5, **values):
-    numbers = {"lr": 0.003, "train_loss": 1 / 3, "train_error": 0.1, "test_loss": 2e-17}
-    return Row(epoch=epoch, test_error=test_error, seconds=1.5, **(numbers | values))
-
-
-def run(norm="wn", errors=(0.5, 0.4), **fields):
-    rows = [row(i, error) for i, error in enumerate(errors, 1)]
-    recipe = Recipe.paper(norm).replace(epochs=max(len(rows), 1))
-    return Run(recipe, rows, **({"state": State.FINISHED} | fields))
-
-
-def test_comparison_has_a_line_a_configuration():
-    wn = run("wn", [0.5, 0.25, 0.3])
-    empty = run("bn", [], state=State.INTERRUPTED)
-    table = compare([wn, run("wn", [0.1]), empty])
-    assert [line["norm"] for line in table] == [str(n) for n in Norm]
-    for line, norm in zip(table, Norm, strict=True):
-        assert (line["label"], line["report"], line["paper"]) == (
-            norm.label, REPORT[norm], PAPER[norm],
-        )  # fmt: skip
-    of = {line["norm"]: line for line in table}
-    got = {
-        k: of["wn"][k] for k in ("best", "final", "best_epoch", "epochs", "wall_seconds", "state")
-    }
-    assert got == {
-        "best": 0.25, "final": 0.3, "best_epoch": 2, "epochs": 3, "wall_seconds": 4.5,
-        "state": "finished",
-    }  # fmt: skip
-    assert of["wn"]["last20"] == pytest.approx(0.35)
-    missing = ("best", "final", "last20", "best_epoch", "epochs", "wall_seconds", "state")
-    assert {of["mobn"][k] for k in missing} == {None}
-    assert (of["bn"]["best"], of["bn"]["epochs"], of["bn"]["state"]) == (None, 0, "interrupted")
-    json.dumps(table)
 
 
 @laws
