@@ -38,24 +38,15 @@ WIDE_EQUATIONS = """
   .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
   .map((e) => `${e.closest("div.math")?.id}: ${e.scrollWidth} px in ${e.clientWidth} px`)"""
 
-# Of folded cells without anything between them: how many bars, how many cells.
-FOLDS = """
+# The first figure of a page, and what folds or shows code before it.
+BARS = """
 () => {
-  const rows = [];
-  let last = null;
-  for (const fold of document.querySelectorAll("div.cell > details.above-input")) {
-    const cell = fold.parentElement;
-    const follows = last && cell.previousElementSibling === last
-      && !last.querySelector(":scope > .cell_output");
-    if (!follows) rows.push([0, 0]);
-    const row = rows.at(-1);
-    row[0] += fold.querySelector("summary").checkVisibility();
-    row[1] += 1;
-    last = cell;
-  }
-  return rows;
+  const seen = "[data-wn-figure], .cell_output img, figure img, details, .cell_input";
+  const all = [...document.querySelectorAll("main article :is(" + seen + ")")];
+  const shown = all.filter((element) => element.checkVisibility());
+  const first = shown.findIndex((element) => !element.matches("details, .cell_input"));
+  return shown.slice(0, first).map((element) => element.outerHTML.slice(0, 100));
 }"""
-OPEN = "(() => document.querySelectorAll('details.above-input[open]').length)"
 of_chapters = pytest.mark.parametrize(
     "visit", CHAPTERS, indirect=True, ids=lambda name: Path(name).name
 )
@@ -161,18 +152,8 @@ def test_no_equation_is_wider_than_its_column(visit: Visit, size: str) -> None:
 
 
 @of_chapters
-def test_folded_cells_in_a_row_have_one_bar(visit: Visit) -> None:
-    """It opens them all, and closes them; so does what opens one of them, as a search does."""
-    page = visit.page
-    page.set_viewport_size(SIZES["laptop"])
-    rows = page.evaluate(FOLDS)
-    assert all(bars == 1 for bars, _ in rows)
-    several = [at for at, (_, cells) in enumerate(rows) if cells > 1]
-    for at in several[:1]:
-        page.locator("details.above-input > summary:visible").nth(at).click()
-        page.wait_for_function(f"{OPEN}() === {rows[at][1]}")
-        page.locator("details.above-input[open]").last.evaluate("(fold) => (fold.open = false)")
-        page.wait_for_function(f"{OPEN}() === 0")
+def test_no_code_stands_before_the_first_figure(visit: Visit) -> None:
+    assert visit.page.evaluate(BARS) == []
 
 
 def test_nothing_was_complained_of(visit: Visit) -> None:

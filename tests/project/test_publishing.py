@@ -295,7 +295,7 @@ def build(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         (shutil.copytree if name == "_templates" else shutil.copy)(
             ROOT / "book" / name, book / name
         )
-    for name in ("favicon.svg", "book.css", "print.js", "folds.js"):
+    for name in ("favicon.svg", "book.css", "print.js"):
         shutil.copy(ROOT / "book" / "_static" / name, book / "_static")
     shutil.copytree(ROOT / "book" / "_root", book / "_root")
     shutil.copytree(ROOT / "tools", folder / "tools")
