@@ -37,7 +37,7 @@ table.wn-ledger.wn-ledger {display: table; width: 100%}
 
 @dataclass(frozen=True)
 class Cell:
-    """A tagged code cell: its chapter, the heading above, its print."""
+    """A tagged code cell: its chapter, the heading above, its text."""
 
     chapter: str
     heading: str
@@ -57,15 +57,21 @@ def tagged_cells(folder=HERE):
                 headings = re.findall(r"^#+ (.*)", text, re.M)
                 heading = headings[-1] if headings else heading
                 continue
-            printed = "".join(
-                "".join(output.get("text", ""))
-                for output in cell.get("outputs", [])
-            )
+            printed = "".join(map(text_of, cell.get("outputs", [])))
             for tag in cell["metadata"].get("tags", []):
                 if tag.startswith("claim-"):
                     each = Cell(path.stem, heading, printed)
                     found.setdefault(tag, []).append(each)
     return found
+
+
+def text_of(output):
+    """What a cell printed, or a table or a check says; "" of others."""
+    data = output.get("data", {})
+    html = "".join(data.get("text/html", ""))
+    if re.match("<(table|small) class=.wn-(table|checked)", html):
+        return "".join(data["text/plain"]) + "\n"
+    return "".join(output.get("text", ""))
 
 
 def place(cell):
@@ -191,7 +197,8 @@ class Ledger:
                 f"{place(cell)}, {escape(cell.heading)}</a></small>"
             )
         return (
-            f'<tr><th scope="row"><b>{text["id"]}</b> {text["claim"]} '
+            f'<tr id="{text["id"]}"><th scope="row">'
+            f"<b>{text['id']}</b> {text['claim']} "
             f"<small>{text['source']}</small></th>"
             f"<td><b>{text['verdict']}</b><small>{remark}</small></td>"
             f'</tr><tr><td class="wn-out" colspan="2">{shown}</td></tr>'
