@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 VERDICT = re.compile(
     "holds|holds here only if .+|not seen here|does not hold"
 )
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
+_NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
 _CSS = """
 table.wn-ledger.wn-ledger {display: table; width: 100%}
 .wn-ledger.wn-ledger :is(th, td) {
@@ -118,7 +118,8 @@ def outcome(claim, lines):
             return bool(last) and set(last) == {word}
         case ["number", n, *how]:
             found = [_NUMBER.findall(line)[int(n)] for line in lines]
-            values = [float(value.replace(",", "")) for value in found]
+            plain = str.maketrans({",": None, "−": "-"})
+            values = [float(value.translate(plain)) for value in found]
             match how:
                 case ["above", x]:
                     return bool(values) and min(values) > float(x)

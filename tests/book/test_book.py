@@ -1,8 +1,8 @@
 """The book as stored: listed, executed, compared, and free of one machine's traces."""
 
 import json
+import os
 import re
-import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -15,6 +15,7 @@ from execute import normalize, pages
 
 ROOT = Path(__file__).parent.parent.parent
 BOOK = ROOT / "book"
+BESIDE = os.environ | {"PYTHONPATH": str(BOOK)}  # what a notebook in that folder can import
 NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LOOSE = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception"}
 TRACES = {
@@ -23,7 +24,6 @@ TRACES = {
     ),
     "an object's address": re.compile(r"\bat 0x[0-9a-f]+|\b0x[0-9a-f]{8,}"),
 }
-PHONE = 51  # characters that fit a phone's screen, by book.css
 
 
 def problems(notebook: dict) -> list[str]:
@@ -36,8 +36,6 @@ def problems(notebook: dict) -> list[str]:
         found.append("no outputs are stored, so none are compared: run `make execute`")
     for n, cell in enumerate(code, 1):
         where = f"code cell {n}"
-        if len(cell.source.splitlines()) > 25:
-            found.append(f"{where} is longer than 25 lines")
         if "NBVAL_" in cell.source or "PYTEST_VALIDATE_" in cell.source:
             found.append(f"{where} is marked by a comment: use a tag, which the guard counts")
         if LOOSE & set(cell.metadata.get("tags", [])) and not cell.source.startswith("# "):
@@ -47,10 +45,6 @@ def problems(notebook: dict) -> list[str]:
                 found.append(f"{where} stores an error")
             text = re.sub(r"base64,[A-Za-z0-9+/=\s]*", "", _text(output))
             found += [f"{where} shows {what}" for what, rx in TRACES.items() if rx.search(text)]
-            rows = [t for t in output.get("text", "").splitlines() if re.search(r"\S {2,}\S", t)]
-            solution = "hide-cell" in cell.metadata.get("tags", [])
-            if not solution and any(len(row) > PHONE for row in rows):
-                found.append(f"{where} prints columns that a phone breaks: {PHONE} characters fit")
     loose = sum(bool(LOOSE & set(c.metadata.get("tags", []))) for c in code)
     if loose * 10 > len(code):
         found.append(f"{loose} of {len(code)} code cells are not compared: more than a tenth")
@@ -122,7 +116,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_execute(*paths: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "tools" / "execute.py", *paths]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=BESIDE, capture_output=True, text=True, timeout=200)
 
 
 def run_nbval(*arguments: Path | str) -> str:
@@ -131,6 +125,7 @@ def run_nbval(*arguments: Path | str) -> str:
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
+        env=BESIDE,
         capture_output=True,
         text=True,
         timeout=200,
@@ -226,28 +221,6 @@ def test_nbval_bites_and_passes_over_pixels(small: Path, tmp_path: Path) -> None
     assert results[8:] == ["PASSED"] * 4, "the notebook does not pass as stored"
 
 
-def test_a_corrupted_record_fails(tmp_path: Path) -> None:
-    """One digit of one epoch of a recorded run, and the chapter that shows it no longer passes."""
-    chapter = nbformat.read(BOOK / "08-reading-the-report.ipynb", as_version=4)
-    cells = [c for c in chapter.cells if c.cell_type == "code"]
-    last = next(
-        i for i, c in enumerate(cells) if "claim-report-selection" in c.metadata.get("tags", [])
-    )
-    chapter.cells = cells[: last + 1]
-    for cell in chapter.cells[:-1]:
-        cell.metadata["tags"] = ["nbval-ignore-output"]
-    nbformat.write(chapter, tmp_path / "part.ipynb")
-    shutil.copytree(BOOK / "runs", tmp_path / "runs")
-    shutil.copy(BOOK / "report_as_coded.py", tmp_path)
-    path = tmp_path / "runs" / "report-2019" / "wn" / "history.csv"
-    lines = path.read_text().splitlines()
-    *before, test_error, seconds = lines[-1].split(",")
-    lines[-1] = ",".join([*before, str(round(float(test_error) + 0.001, 4)), seconds])
-    path.write_text("\n".join(lines) + "\n")
-    said = run_nbval(tmp_path / "part.ipynb")
-    assert f"1 failed, {last} passed" in said, "an altered record goes unnoticed"
-
-
 def test_the_guard_bites(small: Path) -> None:
     """Each problem, put into a good notebook, is found: else a page could have it unseen."""
 
@@ -261,13 +234,10 @@ def test_the_guard_bites(small: Path) -> None:
     assert "from top to bottom" in said("cell.execution_count = 7")
     assert "from top to bottom" in said("cell.execution_count = None")
     assert "no outputs" in said("for c in book.cells: c.outputs = []")
-    assert "longer than 25" in said("cell.source = 'x = 1\\n' * 26")
     assert "by a comment" in said("cell.source = '# NBVAL_SKIP'")
     assert "says why" in said("cell.metadata.update(tags)")
     assert "more than a tenth" in said("cell.metadata.update(tags)")
     assert "absolute path" in said("output.text = 'in /home/me/book'")
-    assert "a phone breaks" in said("output.text = f'{1:25}  {2:25}'")
-    assert "a phone breaks" not in said("output.text = 'a sentence ' * 9")
     assert "address" in said("output.text = '<object at 0x7f2b10c0>'")
     assert "metadata" in said("cell.metadata['execution'] = {}")
     assert "metadata" in said("book.metadata['widgets'] = {}")

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from figures.plots import Checked, Table
 
 BOOK = Path(__file__).parent.parent.parent / "book"
 CLAIMS = json.loads((BOOK / "claims.json").read_text(encoding="utf-8"))
@@ -110,6 +111,28 @@ def test_a_corrupted_chapter_is_found(ledger, tmp_path: Path) -> None:
     path.write_text(text.replace(right, wrong), encoding="utf-8")
     (found,) = ledger.problems(CLAIMS, ledger.tagged_cells(tmp_path))
     assert "claim-gradient-g" in found
+
+
+def test_a_table_and_a_check_are_read_as_print(ledger, tmp_path: Path) -> None:
+    """And a picture is not: what stands for it as text says nothing."""
+    table = Table(("", "error"), [("plain", "−3.2"), ("weight norm", "1.5")])
+    shown = [table, Checked("v grows", True, "P1")]
+    data = [{"text/html": s._repr_html_(), "text/plain": repr(s)} for s in shown]
+    data += [{"text/html": "<img>", "text/plain": "a figure"}]
+    outputs = [{"data": {kind: [text] for kind, text in each.items()}} for each in data]
+    metadata = {"tags": ["claim-a"]}
+    cell = {"cell_type": "code", "source": [], "metadata": metadata, "outputs": outputs}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    [found] = ledger.tagged_cells(tmp_path)["claim-a"]
+    assert found.printed == f"{table!r}\nv grows: True\n"
+    claim = {"id": "P1", "lines": "^plain", "rule": "number 0 below -3"}
+    assert ledger.outcome(claim, ledger.lines_of(claim, found))
+    assert ledger.outcome({"id": "P1"}, ledger.lines_of({"id": "P1"}, found))
+
+
+def test_a_check_leads_to_its_claim() -> None:
+    book = (BOOK / "claims.ipynb").read_text(encoding="utf-8")
+    assert all(f'<tr id=\\"{claim["id"]}\\">' in book for claim in CLAIMS)
 
 
 @pytest.mark.parametrize(
