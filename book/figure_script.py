@@ -1,4 +1,4 @@
-"""A step of the build: the figures' one script joins the static files."""
+"""A step of the build: the figures' scripts join the static files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,19 @@ from typing import Any
 from sphinx.application import Sphinx
 
 from figures.scripts import site_script
+from figures.train import panel_script
 
 NAME = "figures.js"
+LATER = "train.js"  # a page loads it when a reader asks to train
 
 
 def write(app: Sphinx) -> None:
-    """Put it where the theme's own scripts will be."""
+    """Put them where the theme's own scripts will be."""
     if app.builder.format == "html":
         folder = Path(app.outdir) / "_static"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / NAME).write_text(site_script(), encoding="utf-8")
+        (folder / LATER).write_text(panel_script(), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

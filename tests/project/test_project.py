@@ -539,7 +539,7 @@ def test_vendored_scripts_are_what_they_say() -> None:
     folder = ROOT / "book" / "_static" / "vendor"
     table = (folder / "VENDORED.md").read_text()
     listed = re.findall(r"^\| `(\S+)` .*`([0-9a-f]{64})` \|$", table, re.MULTILINE)
-    scripts = {p.relative_to(folder).as_posix() for p in folder.rglob("*.js")}
+    scripts = {p.relative_to(folder).as_posix() for p in folder.rglob("*.*js")}
     assert {name for name, _ in listed} == scripts
     for name, digest in listed:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
