@@ -5,8 +5,8 @@ targets, a memory of what happened, and actions that are random with a
 falling probability.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ EVERY = 4  # frames an update
 BATCH = 32
 EXPLORE = 0.5  # the part of the frames in which exploration falls to 0.05
 ROW = 4_000  # frames a row of the record
+MEMORY = 20_000  # frames
+FIRST = 1_000  # frames before the first update
+COPY = 250  # updates between two copies
 
 
 def q_network(norm: Norm | str, units: int = 64) -> nn.Sequential:
@@ -57,16 +60,10 @@ def targets(reward: Tensor, done: Tensor, following: Tensor) -> Tensor:
 
 
 class Memory:
-    """The last `size` frames, as bytes; samples go to the device."""
+    """The last `size` frames, kept as bytes."""
 
-    def __init__(
-        self,
-        size: int,
-        side: int = SIZE,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (size, 4, side, side)
-        self.device = device
+    def __init__(self, size: int) -> None:
+        shape = (size, 4, SIZE, SIZE)
         self.before = torch.zeros(shape, dtype=torch.uint8)
         self.after = torch.zeros(shape, dtype=torch.uint8)
         self.action = torch.zeros(size, dtype=torch.int64)
@@ -98,23 +95,8 @@ class Memory:
             self.done,
             self.after,
         )
-        before, *rest, after = (t[at].to(self.device) for t in table)
+        before, *rest, after = (t[at] for t in table)
         return before.float(), *rest, after.float()
-
-
-class Task(NamedTuple):
-    """A game, the network for it, and the agent's patience."""
-
-    games: Callable[[int], Any]  #: of a seed: `GAMES` of them
-    network: Callable[[Norm | str], nn.Sequential]
-    memory: int  #: frames
-    first: int  #: frames before the first update
-    copy: int  #: updates between two copies
-
-
-SMALL = Task(
-    lambda seed: Breakout(GAMES, seed), q_network, 20_000, 1_000, 250
-)
 
 
 class Played(NamedTuple):
@@ -139,43 +121,36 @@ def learn(
     frames: int,
     batch: int = BATCH,
     row: int = ROW,
-    task: Task = SMALL,
-    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Played, nn.Module]]:
-    """Play and learn; every `row` frames what happened, and the network.
-
-    As in Mnih et al. a reward above 1 counts as 1 in what is learned, but
-    not in the mean return.
-    """
+    """Play and learn; every `row` frames what happened, and the network."""
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
     chance = np.random.default_rng(seed)
-    net, slow = (task.network(norm).to(device) for _ in range(2))
+    net, slow = (q_network(norm) for _ in range(2))
     slow.load_state_dict(net.state_dict())
     slow.eval()  # batch norm's target network uses running statistics
     adam = torch.optim.Adam(net.parameters(), rate, fused=True)
-    game, actions = task.games(seed), net[-1].out_features
+    game, memory = Breakout(GAMES, seed), Memory(MEMORY)
     boards, running = game.boards(), np.zeros(GAMES)
-    memory = Memory(task.memory, boards.shape[-1], device)
     ended, losses, top, updates = [], [], 0.0, 0
     for frame in range(GAMES, frames + 1, GAMES):
         action = acted(net, boards)
         random = chance.random(GAMES) < epsilon(frame, frames)
-        action[random] = chance.integers(actions, size=int(random.sum()))
+        action[random] = chance.integers(ACTIONS, size=int(random.sum()))
         reward, done = game.step(action)
         running += reward
         ended += running[done].tolist()
         running[done] = 0
         after = game.boards()
-        seen = action, reward.clip(-1, 1), done
+        seen = action, reward, done
         memory.add(boards, *map(torch.from_numpy, seen), after)
         boards = after
-        for _ in range(GAMES // EVERY if frame >= task.first else 0):
+        for _ in range(GAMES // EVERY if frame >= FIRST else 0):
             found = memory.sample(batch, draw)
             error, top = update(net, slow, adam, *found)
             losses.append(error)
             updates += 1
-            if updates % task.copy == 0:
+            if updates % COPY == 0:
                 slow.load_state_dict(net.state_dict())
         if frame % row == 0:
             mean = float(np.mean(ended)) if ended else float("nan")
@@ -188,8 +163,7 @@ def learn(
 def acted(net: nn.Module, boards: Tensor) -> np.ndarray:
     """The best action of each board, (N,), by running statistics."""
     net.eval()
-    boards = boards.to(next(net.parameters()).device)
-    best = net(boards.float()).argmax(1).cpu().numpy()
+    best = net(boards).argmax(1).numpy()
     net.train()
     return best
 

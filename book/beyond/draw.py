@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from wnlib import weight_norm
 
-STEPS, UNITS, LATENTS = 8, 128, 32
+PIXELS, STEPS, UNITS, LATENTS = 28 * 28, 8, 128, 32
 RATES = (0.001, 0.003, 0.01)
 OPTIMIZER = torch.optim.Adam
 
@@ -29,15 +29,12 @@ STARTS = {
 class Draw(nn.Module):
     """Images (N, 28, 28) of zeros and ones, T steps."""
 
-    def __init__(
-        self, pixels=784, units=UNITS, latents=LATENTS, steps=STEPS
-    ):
+    def __init__(self) -> None:
         super().__init__()
-        self.steps, self.units, self.latents = steps, units, latents
-        self.encoder = nn.LSTMCell(2 * pixels + units, units)
-        self.posterior = nn.Linear(units, 2 * latents)
-        self.decoder = nn.LSTMCell(latents, units)
-        self.write = nn.Linear(units, pixels)
+        self.encoder = nn.LSTMCell(2 * PIXELS + UNITS, UNITS)
+        self.posterior = nn.Linear(UNITS, 2 * LATENTS)
+        self.decoder = nn.LSTMCell(LATENTS, UNITS)
+        self.write = nn.Linear(UNITS, PIXELS)
 
     def bound(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Upper bound of -log p(x) in nats, (N, 28, 28) to (N,)."""
@@ -51,10 +48,10 @@ class Draw(nn.Module):
 
     def _paint(self, x, generator):  # x: (N, 784)
         n = len(x)
-        h, c, h_dec, c_dec = x.new_zeros(4, n, self.units).unbind()
+        h, c, h_dec, c_dec = x.new_zeros(4, n, UNITS).unbind()
         canvas, divergence = torch.zeros_like(x), x.new_zeros(n)
         canvases = []
-        for _ in range(self.steps):
+        for _ in range(STEPS):
             error = x - canvas.sigmoid()
             h, c = self.encoder(torch.cat([x, error, h_dec], 1), (h, c))
             mean, log_std = self.posterior(h).chunk(2, 1)  # (N, latents)
@@ -75,10 +72,10 @@ class Draw(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Digits of its own, step by step: (n, T, 28, 28)."""
-        h, c = torch.zeros(2, n, self.units).unbind()
+        h, c = torch.zeros(2, n, UNITS).unbind()
         canvas, canvases = 0, []
-        for _ in range(self.steps):
-            z = torch.randn(n, self.latents, generator=generator)
+        for _ in range(STEPS):
+            z = torch.randn(n, LATENTS, generator=generator)
             h, c = self.decoder(z, (h, c))
             canvas = canvas + self.write(h)
             canvases.append(canvas)
@@ -122,10 +119,10 @@ def initialize(model: nn.Module, start: str) -> None:
             p.zero_()
 
 
-def build(start: str, seed: int, data: object = None, **sizes: int) -> Draw:
+def build(start: str, seed: int, data: object = None) -> Draw:
     """A network at its start; the data has no say in it."""
     torch.manual_seed(seed)
-    model = Draw(**sizes)
+    model = Draw()
     torch.manual_seed(seed)  # the same draw, whatever the default took
     initialize(model, start)
     return model

@@ -106,14 +106,6 @@ def binarized(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.bernoulli(images / 255, generator=generator)
 
 
-def pixels(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a network is fed: gray images drawn anew, colored ones as they
-    are; uint8 (N, 28, 28) or (N, 3, 32, 32) to float32 in [0, 1]."""
-    if images.ndim == 3:
-        return binarized(images, generator)
-    return images / 255
-
-
 def _sample():
     try:
         blob = lzma.decompress(SAMPLE.read_bytes())

@@ -8,12 +8,12 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from beyond import draw, vae
-from beyond.mnist import Mnist, pixels
+from beyond.mnist import Mnist, binarized
 
 MODELS = {"draw": draw, "vae": vae}
 TESTED = 1000  # test images, every tenth: the first half of them is easier
@@ -54,9 +54,6 @@ class Row(NamedTuple):
 class Training:
     """A run in progress: a model, its optimizer and one generator.
 
-    The generator is the CPU's, whatever the device: the same minibatches.
-    `sizes` are the model's own, where they are not those of the book.
-
     Attributes:
         model: what is trained.
         average: what is tested. For the VAE, a Polyak average of `model`:
@@ -67,17 +64,10 @@ class Training:
         ended: "", "finished" or "diverged at update k".
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        data: Mnist,
-        device: torch.device | str = "cpu",
-        **sizes: Any,
-    ) -> None:
-        self.plan, self.data, self.device = plan, data, device
+    def __init__(self, plan: Plan, data: Mnist) -> None:
+        self.plan, self.data = plan, data
         module = MODELS[plan.model]
-        model = module.build(plan.start, plan.seed, data, **sizes)
-        self.model = model.to(device)
+        self.model = module.build(plan.start, plan.seed, data)
         self.optimizer = module.OPTIMIZER(
             self.model.parameters(), lr=plan.lr
         )
@@ -86,7 +76,7 @@ class Training:
         self.generator = torch.Generator().manual_seed(plan.seed + 1)
         fixed = torch.Generator().manual_seed(0)  # the same for every run
         test = data.test[:: max(1, len(data.test) // TESTED)]
-        self.test = pixels(test, fixed).to(device)
+        self.test = binarized(test, fixed)
         self.rows: list[Row] = []
 
     @property
@@ -107,8 +97,7 @@ class Training:
             (self.plan.batch,),
             generator=self.generator,
         )
-        x = pixels(self.data.train[chosen], self.generator)
-        x = x.to(self.device)
+        x = binarized(self.data.train[chosen], self.generator)
         loss = self.model.bound(x, self.generator).mean()
         self.optimizer.zero_grad()
         loss.backward()

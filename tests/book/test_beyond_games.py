@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "book"))
-from beyond import atari, breakout, connect4, dqn, plots, record_games, selfplay, tower
+from beyond import breakout, connect4, dqn, plots, record_games, selfplay, tower
 from beyond.breakout import SIZE, Breakout
 from figures import Connect4
 
@@ -269,35 +269,6 @@ def test_memory_forgets_the_oldest():
     before, action, _, _, _ = memory.sample(64, torch.Generator().manual_seed(0))
     assert set(action.tolist()) == {1, 2}
     assert (before.amax((1, 2, 3)) == action).all()
-
-
-def test_both_agents_of_an_atari_game_start_as_one():
-    boards = torch.randint(256, (2, 4, 84, 84), generator=torch.Generator().manual_seed(0)).byte()
-    values = []
-    for norm in ("none", "wn"):
-        torch.manual_seed(0)
-        net = atari.q_network(norm, actions=18)
-        values.append(net(boards.float()))
-    assert values[0].shape == (2, 18)
-    torch.testing.assert_close(*values)
-    names = [name for name, _ in net.named_parameters()]
-    assert sum("original0" in name for name in names) == 5
-
-
-def test_a_large_reward_is_learned_as_one():
-    """A game of one frame that pays 7: it counts 7 to the player, and 1 in the memory."""
-
-    class Rich:
-        def boards(self):
-            return torch.zeros(dqn.GAMES, 4, SIZE, SIZE)
-
-        def step(self, actions):
-            return np.full(dqn.GAMES, 7, np.float32), np.ones(dqn.GAMES, bool)
-
-    task = dqn.SMALL._replace(games=lambda seed: Rich())
-    *_, (played, net) = dqn.learn("none", 0.01, 0, frames=3200, row=1600, task=task)
-    assert played.mean_return == 7
-    assert net(torch.zeros(1, 4, SIZE, SIZE)).detach().numpy() == pytest.approx(1, abs=0.2)
 
 
 def test_epsilon_falls_to_a_twentieth():

@@ -13,8 +13,6 @@ BOOK = Path(__file__).parent.parent.parent / "book"
 sys.path.insert(0, str(BOOK))
 from beyond import draw, mnist, record, training, vae  # noqa: E402
 
-from wnlib import load_cifar10  # noqa: E402
-
 torch.set_num_threads(1)
 DATA = mnist.load_mnist()
 
@@ -40,22 +38,6 @@ def test_the_sample_is_checked() -> None:
 def test_idx_layout() -> None:
     blob = b"\0\0\x08\x03" + b"\0\0\0\x02\0\0\0\x01\0\0\0\x03" + bytes(range(6))
     assert mnist._idx(blob).tolist() == [[[0, 1, 2]], [[3, 4, 5]]]
-
-
-def test_the_256_levels_of_a_color_have_all_the_probability() -> None:
-    x = torch.arange(256).view(256, 1, 1, 1) / 255
-    for mean, log_scale in ((0.3, -2.3), (0.0, -1.0), (0.9, -3.5)):
-        log_p = vae.log_level(torch.tensor(mean), torch.tensor(log_scale), x)
-        assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-4)
-
-
-def test_a_vae_of_color_images_learns() -> None:
-    data = vae.colored(load_cifar10())
-    plan = training.Plan("vae", "wn-init", 0.01, updates=6, every=3, batch=10)
-    run = training.Training(plan, data, channels=(4, 4, 4), hidden=16, latents=4, colors=True)
-    before = run.evaluate()
-    rows = list(run.rows_to_come())
-    assert rows[-1].test_bound < before
 
 
 def test_binarized_keeps_the_mean() -> None:
