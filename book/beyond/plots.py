@@ -13,7 +13,7 @@ from beyond import record, record_games
 from beyond.training import MODELS
 from figures import Frames, Rates
 from figures.frames import Film
-from figures.plots import COLORS, Table
+from figures.plots import COLORS, Gain, Plot, Table, forest
 from figures.rates import Comparison, Line
 from wnlib import Norm
 
@@ -171,6 +171,21 @@ def table(of: Grid, unit: str, digits: int = 1) -> Table:
         for key in of.curves
     ]
     return Table((unit, *(f"rate {rate:g}" for rate in rates)), rows)
+
+
+def gains(
+    of: Grid, unit: str, pairs: dict[str, tuple], digits: int = 1
+) -> Plot:
+    """What weight norm gains, by comparison, with its intervals.
+
+    pairs: label to (set-up, rate) of weight norm and of the other.
+    """
+    rows = []
+    for label, pair in pairs.items():
+        gain, half = of.gain(*pair)
+        rows.append(Gain(label, gain, gain - half, gain + half))
+    title = f"What weight norm gains ({of.seeds} seeds)"
+    return forest(rows, title=title, xlabel=unit, digits=digits)
 
 
 def canvases(lr: float, starts: tuple[str, ...]) -> Frames:

@@ -52,15 +52,17 @@ class Plot:
         alt: says what is seen, for those who don't see it.
         size: width and height in inches.
         grid: rows and columns of axes.
+        text: its numbers, a line each, for a terminal and the list of claims.
     """
 
     draw: Callable[[Any], None]
     alt: str
     size: tuple[float, float] = (7.0, 4.0)
     grid: tuple[int, int] = (1, 1)
+    text: str = ""
 
     def __repr__(self) -> str:
-        return f"Plot({self.alt!r})"
+        return self.text or f"Plot({self.alt!r})"
 
     def figure(self, theme: Theme = "light") -> Figure:
         """A new matplotlib figure, outside of pyplot's list."""
@@ -486,7 +488,9 @@ def forest(rows: Sequence[Gain], *, title: str, xlabel: str, digits: int = 1) ->
         axes.grid(visible=False, axis="y")
 
     told = "; ".join(f"{f'{r.group}, ' if r.group else ''}{r.label}: {number(r)}" for r in rows)
-    return Plot(draw, f"{title}, {xlabel}. {told}.", size=(7.0, 1.2 + 0.3 * len(lines)))
+    text = told.replace("; ", "\n").replace("−", "-")
+    size = (7.0, 1.2 + 0.3 * len(lines))
+    return Plot(draw, f"{title}, {xlabel}. {told}.", size, text=text)
 
 
 def _drawable(runs: Iterable[Run]) -> list[Run]:
