@@ -66,11 +66,13 @@ def tagged_cells(folder=HERE):
 
 
 def text_of(output):
-    """What a cell printed, or a table or a check says; "" of others."""
+    """What a cell printed, or a table, a check or a plot says in text."""
     data = output.get("data", {})
     html = "".join(data.get("text/html", ""))
-    if re.match("<(table|small) class=.wn-(table|checked)", html):
-        return "".join(data["text/plain"]) + "\n"
+    said = "".join(data.get("text/plain", ""))
+    ours = re.search("<(table|small|figure) class=.wn-", html)
+    if ours and not said.startswith("Plot("):
+        return said + "\n"
     return "".join(output.get("text", ""))
 
 
