@@ -1,0 +1,72 @@
+"""Chapter 13's typed numbers, each from its record, and what its advice says that it rests on."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from beyond import plots
+
+BOOK = Path(__file__).parent.parent.parent / "book"
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    cells = json.loads((BOOK / "13-what-to-use.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+@pytest.fixture(scope="module")
+def gains(beside) -> dict:
+    return {(one.task.split(",")[0], one.method): one for one in beside("gains").fair()}
+
+
+def test_rows_say_what_they_rest_on(said: str) -> None:
+    table = said.split("| You have |")[1].split("\n\n")[0]
+    rests = [row.split("|")[3].strip() for row in table.splitlines()[2:]]
+    assert len(rests) > 10
+    assert all(re.fullmatch("measured here(, .+)?|reasoned|custom", each) for each in rests)
+
+
+def test_cifar(said: str, gains: dict, beside) -> None:
+    wn, bn = (gains["CIFAR-10", name] for name in ("weight norm", "batch norm"))
+    both = gains["CIFAR-10", "WN + mean-only BN"]
+    assert f"Each ends {bn.gain:.1f} points below" in said
+    assert f"{bn.gain:.1f} points below the plain network (95 %: {bn.low:.1f} to" in said
+    assert f"to {bn.high:.1f}), and {bn.gain - wn.gain:.1f} below weight norm" in said
+    ends = [f"{x:.1f}" for one in (bn, both) for x in (one.gain, one.low, one.high)]
+    assert ends[:3] == ends[3:]
+    slow = beside("gains").at_rate(0.0003)["none"].mean()
+    ours = wn.plain - wn.gain
+    assert f"ahead by {slow - ours:.1f} points on CIFAR-10" in said
+    assert f"rate {wn.gain:.1f} point and" in said
+
+
+def test_beyond(said: str, gains: dict) -> None:
+    draw, vae = plots.grid("draw"), plots.grid("vae")
+    told = draw.gain(("wn-unit", 0.001), ("small", 0.001))[0]
+    one = gains["DRAW", "weight norm"]
+    assert f"by {told:.0f} nats in DRAW" in said
+    assert f"and {one.gain:.1f} nats are left" in said
+    assert one.low < 0 < one.high
+    one = gains["VAE", "weight norm"]
+    assert f"ends {-one.gain:.1f} nats behind (95 %: {-one.high:.1f} to {-one.low:.1f})" in said
+    gain, half = vae.gain(("wn-init", 0.002), ("plain", 0.002))
+    assert f"{gain:.1f} ± {half:.1f} nats ahead at the paper's rate" in said
+    assert vae.mean("wn-init", 0.02) < 543 < min(vae.mean(s, 0.02) for s in ("plain", "plain-init"))
+    one = gains["Q-network", "weight norm"]
+    assert f"{one.gain:+.1f} ± {one.high - one.gain:.1f} bricks" in said
+    one = gains["Policy", "WN + mean-only BN"]
+    assert f"{one.gain:.1f} ± {one.high - one.gain:.1f} points ahead" in said
+
+
+def test_small_minibatches(said: str) -> None:
+    rows = json.loads((BOOK / "records" / "small-batches.json").read_text())["rows"]
+    loss = {(r["method"], r["size"]): r["loss"] for r in rows}
+    pairs = {m: f"({loss[m, 8]:.2f}, {loss[m, 2]:.2f})" for m, size in loss if size == 2}
+    for method in ("weight norm", "group norm", "batch norm"):
+        assert f"{method} {pairs[method]}" in said
+    assert f"plain network {pairs['plain']}" in said
+    for size, lowest, highest in ((2, "plain", "batch norm"), (128, "batch norm", "group norm")):
+        at = {m: x for (m, n), x in loss.items() if n == size}
+        assert (min(at, key=at.get), max(at, key=at.get)) == (lowest, highest)
