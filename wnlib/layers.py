@@ -4,14 +4,15 @@ Section and equation numbers are those of Salimans & Kingma (2016), https://arxi
 """
 
 from enum import StrEnum
+from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
-
-from wnlib._cpu import center, shift
 
 Module = TypeVar("Module", bound=nn.Module)
 Scale = Literal["linear", "exp"]  # what weight norm learns: g, or s with g = exp(s)
@@ -48,7 +49,7 @@ class Norm(StrEnum):
 class Units(nn.Module):
     """The output units of a layer's weight, each a vector with a length and a factor of its own.
 
-    They lie along dimension 0, those of a transposed convolution along 1, its groups along 0.
+    They lie along dimension 0; those of a transposed convolution along 1, its groups along 0.
     """
 
     def __init__(self, layer: nn.Module, name: str = "weight") -> None:
@@ -60,7 +61,7 @@ class Units(nn.Module):
         self.dims = [d for d in range(getattr(layer, name).ndim + grouped) if d not in kept]
 
     def apart(self, v: Tensor) -> Tensor:
-        """v as one number an output unit broadcasts against it."""
+        """v in the shape against which one number per output unit broadcasts."""
         return v.unflatten(0, (self.groups, -1)) if self.groups > 1 else v
 
     def norm(self, v: Tensor) -> Tensor:
@@ -77,9 +78,11 @@ class Units(nn.Module):
 class WeightNorm(Units):
     """w = g v / ‖v‖ (eq. 2) as a parametrization by g and v, or by s and v with g = eˢ."""
 
-    def __init__(self, layer: nn.Module, name: str, exp: bool) -> None:
+    def __init__(self, layer: nn.Module, name: str, scale: Scale) -> None:
         super().__init__(layer, name)
-        self.exp = exp
+        self.exp = scale == "exp"
+        if self.exp:  # a checkpoint with this key holds s where others hold g
+            self.register_buffer("exponential", torch.tensor(True))
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         if self.exp:
@@ -96,7 +99,7 @@ class WeightNorm(Units):
 
 
 class FrozenScale(Units):
-    """w = g W as a parametrization: one g an output unit, set by initialization, not trained.
+    """w = g W as a parametrization: one g per output unit, set by initialization, not trained.
 
     So it is with "plain" in the paper's released code: Adam, whose steps have the length of its
     rate, moves w by g times that.
@@ -108,6 +111,9 @@ class FrozenScale(Units):
         super().__init__(layer, name)
         self.register_buffer("g", torch.ones_like(self.norm(getattr(layer, name).detach())))
 
+    def reset_parameters(self) -> None:
+        self.g.fill_(1)
+
     def forward(self, w: Tensor) -> Tensor:
         return self.times(w, self.g)
 
@@ -116,18 +122,21 @@ class FrozenScale(Units):
 
 
 def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -> Module:
-    """Write a weight of a layer as w = g v / ‖v‖, one g an output unit (eq. 2).
+    """Write a weight of a layer as w = g v / ‖v‖, one g per output unit (eq. 2).
 
     A parametrization of `torch.nn.utils.parametrize`: its parameters are
     ``parametrizations.<name>.original0`` (g, shaped to broadcast) and ``original1`` (v, shaped as
-    the weight). The layer computes what it computed before.
+    the weight). The layer computes what it computed before. Norm and product are taken in fp32 or
+    wider, under autocast too; w has v's type and memory format. Where v is zero, w is zero and the
+    gradients are finite.
 
     To set the weight, assign to it (``layer.weight = w``) or call ``layer.reset_parameters()``.
-    What changes ``layer.weight`` in place, as ``nn.init`` does, changes a copy. Checkpoints of
-    torch's `parametrizations.weight_norm` and of its older hook (``weight_g``, ``weight_v``) load
-    here, and ours there; of a transposed convolution, which has one g an input channel there, the
-    same w loads. Norm and product are taken in fp32 or wider, under autocast too; w has v's type
-    and memory format. Where v is zero, w is zero and the gradients are finite.
+    What changes ``layer.weight`` in place, as ``nn.init`` does, changes a copy.
+
+    Checkpoints of torch's `parametrizations.weight_norm` and of its older hook (``weight_g``,
+    ``weight_v``) load here, and ours there; of a transposed convolution, which has one g per input
+    channel there, the same w loads. A checkpoint with s has one more key, ``<name>.0.exponential``:
+    it loads as g = eˢ where g is learned, and a g does not load where s is learned.
 
     Args:
         module: any layer of torch that has weights, an LSTM or a MultiheadAttention, too.
@@ -149,79 +158,122 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
         raise TypeError(f"{kind} has no shape yet; run it once on an input, then call weight_norm")
     if not (isinstance(weight, nn.Parameter) and weight.is_floating_point() and weight.ndim > 1):
         raise TypeError(f"{kind} has no {name} in floating point and two or more dimensions")
-    form = WeightNorm(module, name, scale == "exp")
-    parametrize.register_parametrization(module, name, form)
-    module._register_load_state_dict_pre_hook(
-        lambda state, prefix, *_: _adopt(form, name, state, prefix)
-    )
-    parametrized: Any = type(module)  # a class of this module's own
-    if hasattr(module, "reset_parameters") and "reset_parameters" not in vars(parametrized):
-        parametrized.reset_parameters = _reset_parameters
+    parametrize.register_parametrization(module, name, WeightNorm(module, name, scale))
+    module.register_load_state_dict_pre_hook(_adopt)
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters = partial(_reset_parameters, module)
     return module
 
 
-def _adopt(form: WeightNorm, name: str, state: dict[str, Any], prefix: str) -> None:
-    """Bring the g and v of a checkpoint into our form: the older hook's, or one g an input unit."""
-    ours = [f"{prefix}parametrizations.{name}.original{i}" for i in (0, 1)]
-    hooks = [f"{prefix}{name}_{letter}" for letter in "gv"]
-    theirs = hooks if all(key in state for key in hooks) else ours
-    if not all(key in state for key in theirs):
-        return
-    g, v = (state.pop(key) for key in theirs)
-    if g.shape != form.norm(v).shape or (form.exp and theirs is hooks):
-        dims = [d for d in range(v.ndim) if g.ndim == 0 or g.shape[d] == 1]
-        g, v = form.right_inverse(v * (g / torch.linalg.vector_norm(v, dim=dims, keepdim=True)))
-    state |= dict(zip(ours, (g, v), strict=True))
+def _adopt(layer: Any, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Before a layer loads a state: bring the g and v of other forms into its own, with the same w.
+
+    It does nothing once `remove_parametrizations` was called.
+    """
+    for name, steps in getattr(layer, "parametrizations", {}).items():
+        form, key = steps[0], f"{prefix}parametrizations.{name}"
+        if not isinstance(form, WeightNorm):
+            continue
+        g_key, v_key, mark = f"{key}.original0", f"{key}.original1", f"{key}.0.exponential"
+        if older := f"{prefix}{name}_g" in state:  # of torch.nn.utils.weight_norm
+            state[g_key] = state.pop(f"{prefix}{name}_g")
+            state[v_key] = state.pop(f"{prefix}{name}_v", None)
+        g, v = state.get(g_key), state.get(v_key)
+        if (
+            not isinstance(g, Tensor)
+            or not isinstance(v, Tensor)
+            or v.shape != steps.original1.shape
+        ):
+            continue  # torch says what is wrong
+        if form.exp and mark not in state:
+            state[mark] = form.exponential
+            if not older:
+                errors: list[str] = others[-1]
+                errors.append(
+                    f"{g_key} is a g, where this layer learns s = log g; load it into a layer with "
+                    'scale="linear"'
+                )
+        elif not form.exp and state.pop(mark, None) is not None:
+            state[g_key] = g = g.exp()
+        dims = [d for d in range(v.ndim) if g.ndim == 0 or g.shape[d : d + 1] == (1,)]
+        norm = torch.linalg.vector_norm(v, dim=dims, keepdim=True)
+        one_per_unit = g.shape == form.norm(v).shape
+        if g.shape in (norm.shape, ()) and (not one_per_unit or (older and form.exp)):
+            state[g_key], state[v_key] = form.right_inverse(v * (g / (norm + (norm == 0))))
 
 
-def _reset_parameters(self: Any) -> None:
-    """The layer's own `reset_parameters`, whose new weights become new g and v."""
+def _reset_parameters(layer: Any) -> None:
+    """The `reset_parameters` of the layer's class, whose new weights become new g and v."""
     with torch.no_grad(), parametrize.cached():  # so that what it fills in place is kept
-        layer: Any = super(type(self), self)
-        layer.reset_parameters()
-        drawn = {name: getattr(self, name).clone() for name in self.parametrizations}
+        type(layer).reset_parameters(layer)
+        drawn = {name: getattr(layer, name) for name in getattr(layer, "parametrizations", ())}
     for name, weight in drawn.items():
-        setattr(self, name, weight)
+        setattr(layer, name, weight)
 
 
-class MeanOnlyBatchNorm(nn.Module):
-    """t̃ = t − μ[t] + b over the minibatch (eq. 7): centered like BN, never scaled.
+class MeanOnlyBatchNorm(_BatchNorm):
+    """t̃ = t − μ[t] + b over the minibatch (eq. 7): centered like batch norm, never scaled.
 
-    In training μ is the minibatch mean of each channel, and its gradient centers ∇_t L (eq. 8); in
-    evaluation a running mean takes its place. Means are taken and kept in fp32 or wider; the output
-    has the input's type and shape: (N, C) or (N, C, …), up to five dimensions.
+    Batch norm computes γ (t − μ) / √(σ² + ε) + b. With ε = 2⁶⁰ and γ = √ε = 2³⁰ the factor of t − μ
+    is 1 to rounding, as long as σ is below 10⁴ in fp32, and the gradient that of eq. 8,
+    ∇_t L = ∇_t̃ L − μ[∇_t̃ L]: torch's own batch norm does the work. In training μ is the minibatch
+    mean of each channel, in evaluation a running mean. From (N, C) or (N, C, …) to the same shape
+    and type.
 
     Args:
         num_features: the number of channels C.
-        momentum: of the running mean, as in `nn.BatchNorm2d`: the paper's decay of 0.9 is 0.1 here.
+        momentum: of the running mean, as in `nn.BatchNorm2d`: the paper's decay of 0.9 is 0.1 here,
+            and None takes the plain average of all minibatches.
+        device, dtype: of its parameter and buffers, as in `nn.BatchNorm2d`.
 
     Raises:
-        ValueError: for another shape; in training, for one value a channel, which is its own mean.
+        ValueError: in training, for one value per channel, which is its own mean.
+        RuntimeError: another number of channels; another type than torch's batch norm takes.
     """
 
-    running_mean: Tensor
+    __jit_unused_properties__ = ("weight",)
 
-    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.bias = nn.Parameter(torch.zeros(num_features))  # (C,)
-        self.register_buffer("running_mean", torch.zeros(num_features))  # (C,)
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float | None = 0.1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(num_features, momentum=momentum, affine=False, **where)
+        del self._parameters["weight"]  # γ is no parameter
+        self.affine, self.bias = True, nn.Parameter(torch.zeros(num_features, **where))  # (C,)
+        self.register_buffer("running_var", self.running_var, persistent=False)  # beside ε nothing
+        self._apply(lambda tensor: tensor)
 
-    def forward(self, t: Tensor) -> Tensor:
-        channels = len(self.bias)
-        if not 2 <= t.ndim <= 5 or t.shape[1] != channels:
-            kind = f"(N, {channels}, ...) of two to five dimensions"
-            raise ValueError(f"MeanOnlyBatchNorm({channels}) takes {kind}, not {tuple(t.shape)}")
-        if not self.training:
-            return shift(t, self.bias - self.running_mean)
-        if t.numel() == channels:
-            raise ValueError(f"expected more than 1 value per channel, got size {tuple(t.shape)}")
-        if not t.numel():
-            return t + self.bias.sum() * 0  # nothing to average; b has a gradient of zero
-        centered, mean = center(t, self.bias)  # t − μ[t] + b, (N, C, …), and μ[t], (C,)
-        with torch.no_grad():
-            self.running_mean.mul_(1 - self.momentum).add_(self.momentum * mean)
-        return centered
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # by `to`, `half` and the like
+        super()._apply(*args, **kwargs)
+        self.eps = 2.0**30 if self.bias.dtype is torch.float16 else 2.0**60  # γ is finite in fp16
+        return self
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """γ = √ε, (C,): what `SyncBatchNorm.convert_sync_batchnorm` takes over."""
+        return nn.Parameter(torch.full_like(self.bias, self.eps**0.5), requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        momentum = self.momentum
+        if self.training:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        gamma = torch.full_like(self.bias, self.eps**0.5)
+        return F.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            gamma,
+            self.bias,
+            self.training,
+            0.0 if momentum is None else momentum,
+            self.eps,
+        )
 
     def extra_repr(self) -> str:
-        return f"{len(self.bias)}, momentum={self.momentum}"
+        return f"{self.num_features}, momentum={self.momentum}"

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from wnlib._cpu import dropout, like
 from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Norm, Plain, Scale, weight_norm
 
 
@@ -25,7 +25,7 @@ class GaussianNoise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.sigma):
             return x
-        return torch.add(x, like(x, self.draw(x)), alpha=self.sigma)
+        return torch.add(x, shaped(self.draw(x), x), alpha=self.sigma)
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
@@ -39,10 +39,28 @@ class UniformNoise(GaussianNoise):
 
 
 class Dropout(nn.Dropout):
-    """Dropout as torch has it, faster on a CPU. Any shape."""
+    """Dropout as torch has it, any shape; for p = ½ on a CPU it draws one random byte per unit.
+
+    With that a step of WN + mean-only BN at width 24 is 8 % shorter, by drawing flat noise 5 %.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        return dropout(input, self.p, self.training)
+        if not self.training or self.p != 0.5 or input.device.type != "cpu":
+            return F.dropout(input, self.p, self.training)
+        words = torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // 8),), dtype=torch.int64)
+        keep = shaped(words.view(torch.int8)[: input.numel()], input) >= 0
+        return input * keep.to(input.dtype).mul_(2)
+
+
+def shaped(flat: Tensor, x: Tensor) -> Tensor:
+    """Flat values in the shape of x, in the order of its memory, also where channels are last.
+
+    torch fills a flat tensor several times as fast as a channels-last one.
+    """
+    if x.ndim == 4 and x.stride(1) == 1:
+        n, c, h, w = x.shape
+        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+    return flat.view(x.shape)
 
 
 class GlobalAvgPool(nn.Module):
@@ -60,6 +78,7 @@ def block(
     bn_eps: float = 1e-6,
     scale: Scale = "linear",
     plain: Plain = "divided",
+    act: bool = True,
 ) -> nn.Sequential:
     """One layer in one of the five configurations: layer, normalization, leaky ReLU.
 
@@ -73,6 +92,7 @@ def block(
         scale: weight norm's, see `weight_norm`.
         plain: what data-dependent initialization sets without weight norm: the weight itself, or a
             `FrozenScale` beside it.
+        act: whether the leaky ReLU follows.
     """
     units = len(nn.init.normal_(layer.weight, std=0.05))
     centered = norm.mean_only or norm is Norm.BN
@@ -88,7 +108,8 @@ def block(
     elif norm is Norm.BN:
         batch_norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         parts["norm"] = batch_norm(units, eps=bn_eps)  # torch's momentum 0.1 is a decay of 0.9
-    parts["act"] = nn.LeakyReLU(slope, inplace=True)
+    if act:
+        parts["act"] = nn.LeakyReLU(slope, inplace=True)
     return nn.Sequential(parts)
 
 
@@ -138,9 +159,7 @@ class ConvPoolCNNC(nn.Sequential):
                 conv8=conv(2 * w, 2 * w, 1),
                 conv9=conv(2 * w, 2 * w, 1),
                 gap=GlobalAvgPool(),  # (N, 2w)
-                dense=block(nn.Linear(2 * w, classes), norm, **options)[
-                    :-1
-                ],  # logits: no activation
+                dense=block(nn.Linear(2 * w, classes), norm, act=False, **options),  # logits
             )
         )
         self.norm = norm

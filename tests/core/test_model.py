@@ -239,8 +239,9 @@ def test_parameters_are_counted_in_closed_form(norm, width):
     model = ConvPoolCNNC(norm, width)
     assert sum(p.numel() for p in model.parameters()) == weights + per_unit * units
     running = {Norm.MOBN: 1, Norm.WN_MOBN: 1, Norm.BN: 2}.get(norm, 0)
-    counters = 10 if norm is Norm.BN else 0
-    assert sum(b.numel() for b in model.buffers()) == running * units + counters
+    counters = 10 if running else 0
+    saved = sum(t.numel() for t in model.state_dict().values())
+    assert saved == weights + per_unit * units + running * units + counters
 
 
 @every_norm
