@@ -59,6 +59,8 @@ thead th { font-weight: 600; }
 .message { padding: 1.5rem 0; width: 100%; text-align: center; }
 `;
 
+// Where the site's script lies; in a widget there is no such file.
+const HERE = globalThis.document?.currentScript?.src ?? "";
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(node, attributes, children) {
@@ -159,6 +161,7 @@ export class Stage {
 
   constructor(model, el) {
     this.model = model;
+    this.el = el;
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.axes = 0;
     this.controls = h("div", { class: "controls" });
@@ -169,7 +172,7 @@ export class Stage {
     this.head = h("div", { class: "head" }, h("strong", { id: "title" }, model.get("title")), reset);
     this.figure = h(
       "figure",
-      { "aria-labeledby": "title" },
+      { "aria-labelledby": "title" },
       this.head,
       this.controls,
       this.canvas,
@@ -239,9 +242,10 @@ export class Stage {
   }
 
   /** One of several, in a menu; options: value → text. */
-  select(name, label, options, { parent = this.controls } = {}) {
+  select(name, label, options, { parent = this.controls, number = false } = {}) {
     const items = Object.entries(options).map(([value, text]) => h("option", { value }, text));
-    const input = h("select", { "data-name": name, onchange: () => this.set(name, input.value) }, items);
+    const set = () => this.set(name, number ? Number(input.value) : input.value);
+    const input = h("select", { "data-name": name, onchange: set }, items);
     this.bind(name, () => (input.value = this.get(name)));
     parent.append(h("label", {}, label, input));
     return input;
@@ -321,6 +325,11 @@ export class Stage {
     this.note.textContent = text;
     if (text) this.canvas.append(this.note);
     else this.note.remove();
+  }
+
+  /** Also do this when the figure goes. */
+  onclose(action) {
+    this.#undo.push(action);
   }
 
   close() {
@@ -437,6 +446,8 @@ export class Axes {
     const dot = s("circle", { r: radius, fill: "var(--accent)", stroke: "currentColor", ...attributes });
     const node = s("g", { class: "handle", tabindex: 0, role: "application", "aria-roledescription": "point", "aria-label": label }, s("circle", { r: 22, fill: "transparent" }), dot);
     const at = { x: 0, y: 0 };
+    // A finger on the point drags it, whichever way; beside it, it scrolls the page.
+    node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
     node.addEventListener("pointerdown", (event) => {
       node.setPointerCapture(event.pointerId);
       node.focus();
@@ -468,6 +479,29 @@ export class Axes {
       },
     };
   }
+}
+
+/** Run another script of the figures, once: what it leaves behind, and the folder that it came from ("" in a widget). */
+export function load(stage, name) {
+  const left = () => [globalThis.wnParts[name], HERE.replace(/[^/]*$/, "")];
+  if (globalThis.wnParts?.[name]) return Promise.resolve(left());
+  return new Promise((resolve, reject) => {
+    if (HERE) {
+      const script = h("script", { src: new URL(`${name}.js`, HERE).href });
+      script.addEventListener("load", () => resolve(left()));
+      script.addEventListener("error", () => reject(new Error(`${name}.js is missing`)));
+      return document.head.append(script);
+    }
+    if (!stage.model.send) return reject(new Error("there is neither a site nor a kernel"));
+    const hear = (message) => {
+      if (message.name !== name) return;
+      stage.model.off("msg:custom", hear);
+      document.head.append(h("script", {}, message.script));
+      resolve(left());
+    };
+    stage.model.on("msg:custom", hear);
+    stage.model.send({ load: name });
+  });
 }
 
 /** The front end of a figure, from the function that builds it. */

@@ -17,7 +17,9 @@ export const SIGNS = { lowest: "M-5 -8H5L0 0Z", last: "M-4 0A4 4 0 1 0 4 0A4 4 0
 const signAt = (d, x, y, attributes) => s("path", { d, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, ...attributes });
 const variantOf = (line) => VARIANTS[line.variant % VARIANTS.length];
 const strokeOf = ({ norm }) => ({ stroke: NORMS[norm].color, "stroke-dasharray": NORMS[norm].dash });
-const atEnd = (one, metric) => (one.diverged ? "" : `${brief(metric, one.raw[one.last])}  `);
+const atEnd = (one, metric) => (one.allGone ? "" : `${brief(metric, one.told ?? one.raw[one.last])}  `);
+// On a phone: "WN +" above "mean-only BN".
+const inTwo = ({ norm }) => NORMS[norm].label.split(/(?<=\+) /);
 const shortName = ({ label }) => (label.length > 36 ? `${label.slice(0, 35)}…` : label);
 
 function strip(line) {
@@ -51,9 +53,12 @@ export function paint(axes, view, width) {
   const scale = isError(metric) ? 100 : 1;
   const wide = width >= 600;
   const family = getComputedStyle(axes.svg).fontFamily;
-  const room = Math.max(...series.map((one) => textWidth(atEnd(one, metric) + shortName(one.line), family)));
-  axes.margin.right = wide ? 56 + room : 14;
-  const y = rangeOf(
+  const all = view.all ?? series;
+  const room = Math.max(...all.map((one) => textWidth(atEnd(one, metric) + shortName(one.line), family)));
+  const narrow = Math.max(...all.flatMap((one) => inTwo(one.line).map((text) => textWidth(text, family))));
+  axes.margin.right = wide ? 56 + room : 18 + 0.92 * narrow;
+  axes.margin.left = wide ? 52 : 44;
+  const y = view.range ?? rangeOf(
     series,
     references.flatMap(({ errors }) => errors.map(([, error]) => error)),
     log,
@@ -103,14 +108,16 @@ export function paint(axes, view, width) {
   const ends = series.map((one) => drawCurve(axes, one, pointsOf(one, one.values), inside, scale));
   writeDivergences(
     axes,
-    ends.filter(({ one }) => one.diverged),
+    ends.filter(({ gone }) => gone),
     wide,
   );
-  if (wide) writeLabels(axes, ends, metric);
+  const named = ends.filter(({ one }) => !one.allGone);
+  if (wide) writeLabels(axes, named, metric, view.head);
+  else if (named.length <= 8) writeNames(axes, named);
 }
 
 function drawCurve(axes, one, points, inside, scale) {
-  const { line, diverged, best, raw, values } = one;
+  const { line, diverged, best, raw, values, last } = one;
   const color = NORMS[line.norm].color;
   axes.line(points, { ...strokeOf(line), "stroke-width": line.variant ? 1.5 : 2 });
   const hollow = { fill: "none", stroke: color, "stroke-width": 1.5 };
@@ -119,33 +126,42 @@ function drawCurve(axes, one, points, inside, scale) {
       const near = points.find(([x]) => axes.x(x) >= pixel);
       if (near?.[1] != null) axes.marks.append(signAt(variantOf(line), axes.x(near[0]), axes.y(near[1]), hollow));
     }
-  // A diverging curve ends, for the eye, where it leaves the drawing for good.
-  let last = one.last;
-  if (diverged) while (last > 0 && !(scale * values[last - 1] <= axes.y.invert(axes.box.y1))) last--;
-  const [x, y] = [axes.x(one.x(last)), inside(diverged ? values[last] : raw[last])]; // as recorded, like its label
   axes.marks.append(signAt(SIGNS.lowest, axes.x(one.x(best)), inside(raw[best]), { fill: color }));
-  if (diverged) axes.marks.append(signAt(SIGNS.diverged, x, Math.max(axes.box.y1 + 7, y), { ...hollow, "stroke-width": 2 }));
-  else axes.marks.append(signAt(SIGNS.last, x, y, { fill: color }));
-  return { one, x, y };
+  const [x, y] = [axes.x(one.x(last)), inside(raw[last])]; // as recorded, like its label
+  if (!one.allGone) axes.marks.append(signAt(SIGNS.last, x, y, { fill: color }));
+  if (!diverged) return { one, x, y };
+  // At its epoch; at the drawing's edge, where the value lies beyond it.
+  const gone = { x: axes.x(one.x(one.gone - 1)), y: Math.max(axes.box.y1 + 7, inside(values[one.gone - 1] ?? Infinity)) };
+  const { x1, y1 } = axes.box;
+  const behind = points.findLast(([at, v]) => v != null && axes.x(at) < gone.x && axes.y(v) >= y1);
+  // Where it leaves the drawing on the way there, a thin line along the edge shows which curve the sign belongs to.
+  if (behind && gone.y <= y1 + 7) axes.marks.append(s("path", { d: `M${axes.x(behind[0]).toFixed(1)} ${y1 + 1}H${Math.min(gone.x, x1)}`, ...hollow, "stroke-opacity": 0.5 }));
+  axes.marks.append(signAt(SIGNS.diverged, gone.x, gone.y, { ...hollow, "stroke-width": 2 }));
+  return { one, x, y, gone };
 }
 
-function writeDivergences(axes, gone, wide) {
+function writeDivergences(axes, ends, wide) {
   const { x0, x1, y0, y1 } = axes.box;
   apart(
-    gone.map(({ y }) => y + 4),
+    ends.map(({ gone }) => gone.y + 4),
     14,
     y1 + 12,
     y0 - 4,
   ).forEach((y, i) => {
-    const { x, one } = gone[i];
-    const late = x > (x0 + x1) / 2;
-    const place = { x: x + (late ? -10 : 10), y, "text-anchor": late ? "end" : "start" };
-    axes.marks.append(s("text", place, wide ? one.diverged : `${shortName(one.line)} ${one.diverged}`));
+    const { gone, one } = ends[i];
+    const text = wide && ends.length === 1 ? one.diverged : `${shortName(one.line)} ${one.diverged}`;
+    const family = getComputedStyle(axes.svg).fontFamily;
+    const late = gone.x > (x0 + x1) / 2;
+    const fits = textWidth(text, family) + 10 < (late ? gone.x - x0 : x1 - gone.x);
+    const place = { x: gone.x + (late ? -10 : 10), y, "text-anchor": late ? "end" : "start" };
+    axes.marks.append(s("text", place, fits ? text : "diverged"));
   });
 }
 
-function writeLabels(axes, ends, metric) {
-  const { x1, y0, y1 } = axes.box;
+/** Values and names: beside the axis; in a race beside the runners. */
+function writeLabels(axes, ends, metric, head) {
+  const { x0, x1, y0, y1 } = axes.box;
+  const side = Math.min(x1, head == null ? x1 : Math.max(x0, axes.x(head)));
   apart(
     ends.map(({ y }) => y),
     15,
@@ -154,15 +170,31 @@ function writeLabels(axes, ends, metric) {
   ).forEach((at, i) => {
     const { one, x, y } = ends[i];
     const leader = {
-      d: `M${x + 6} ${y}L${x1 + 14} ${at}`,
+      d: `M${x + 6} ${y}L${side + 14} ${at}`,
       stroke: NORMS[one.line.norm].color,
       "stroke-opacity": 0.5,
       fill: "none",
     };
-    if (Math.abs(x - x1) < 12) axes.scaffold.append(s("path", leader));
+    if (Math.abs(x - side) < 12) axes.scaffold.append(s("path", leader));
     const piece = strip(one.line);
-    piece.setAttribute("transform", `translate(${x1 + 16} ${at})`);
+    piece.setAttribute("transform", `translate(${side + 16} ${at})`);
     const words = [s("tspan", { "font-weight": 600 }, atEnd(one, metric)), s("tspan", {}, shortName(one.line))];
-    axes.scaffold.append(piece, s("text", { x: x1 + 51, y: at + 4, style: "white-space: pre" }, ...words));
+    axes.scaffold.append(piece, s("text", { x: side + 51, y: at + 4, style: "white-space: pre" }, ...words));
+  });
+}
+
+/** Names alone, where there is little room: in one or two lines beside the axis. */
+function writeNames(axes, ends) {
+  const { x1, y0, y1 } = axes.box;
+  apart(
+    ends.map(({ y }) => y),
+    Math.min(27, (y0 - y1) / ends.length),
+    y1 + 8,
+    y0 - 8,
+  ).forEach((at, i) => {
+    const { one, y } = ends[i];
+    const stroke = NORMS[one.line.norm].color;
+    axes.scaffold.append(s("path", { d: `M${x1 + 2} ${y}L${x1 + 9} ${at}H${x1 + 14}`, fill: "none", stroke, "stroke-width": 1.5 }));
+    inTwo(one.line).forEach((text, k, all) => axes.scaffold.append(s("text", { x: x1 + 17, y: at + 4 + 12 * (k - (all.length - 1) / 2), style: "font-size: 11px" }, text)));
   });
 }

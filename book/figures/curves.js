@@ -1,7 +1,7 @@
-import { Axes, NORMS, h, s, ticks, widget } from "./base.js";
+import { Axes, NORMS, h, load, s, ticks, widget } from "./base.js";
 import { keyOf, paint, swatch } from "./chart.js";
-import { png, save, slug, standalone } from "./download.js";
-import { METRICS, csvOf, isError, linesOf, seriesOf, timesOf } from "./history.js";
+import { METRICS, isError, linesOf, rangeOf, seriesOf, timesOf } from "./history.js";
+import { Live, outcome, transport, upTo } from "./race.js";
 import { allValues, ranking, readAt } from "./readout.js";
 
 const LOOK = `
@@ -16,10 +16,16 @@ fieldset { min-width: 0; }
 .below td:last-child { min-width: 6rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .below tbody td:last-child { padding-left: calc(0.55em + 34px); text-indent: -34px; } /* a long name goes on beside its line */
 .below tr.over { opacity: 0.75; }
+.transport .play { min-width: 7.6em; white-space: nowrap; flex: none; }
+.transport output { white-space: nowrap; }
+input.bar { flex: 1 1 11rem; max-width: none; }
+.result { margin: 0.25rem 0; font-weight: 600; }
+.result:empty { display: none; }
+.chip .swatch { width: 22px; }
 `;
 
 /** The state in two halves: what the drawing depends on, and the cursor. */
-const STATE = ["metric", "by", "log", "whole", "window", "degree", "spread", "references", "hidden_norms", "hidden_sources"];
+const STATE = ["bet", "metric", "by", "log", "whole", "window", "degree", "spread", "references", "hidden_norms", "hidden_sources"];
 
 /** Checkboxes for names, all on but those that the list trait holds. */
 function switches(stage, trait, label, parent) {
@@ -44,10 +50,10 @@ function switches(stage, trait, label, parent) {
 }
 
 /** A menu of whose runs are on: everybody's, or one's. */
-function whose(stage) {
+function whose(stage, parent) {
   const input = h("select", { "data-name": "whose" });
   const label = h("label", {}, "Runs", input);
-  stage.controls.append(label);
+  parent.append(label);
   let names = [];
   input.addEventListener("change", () => stage.set("hidden_sources", input.value === "all" ? [] : names.filter((_, i) => String(i) !== input.value)));
   return (found) => {
@@ -72,7 +78,7 @@ const roundUp = (end) => {
 
 /** What is drawn in the stage's state: the series with their x, the axes' ends, notes; or `why` there is nothing. */
 function viewOf(stage, data) {
-  const [metric, time, smoothed] = [stage.get("metric"), stage.get("by") === "time", stage.get("window") > 1];
+  const [metric, time] = [stage.get("metric"), stage.get("by") === "time"];
   if (!data.curves?.length) return { why: "No runs to show." };
   const lines = linesOf(data, stage.get("spread") === "each", stage.get("hidden_sources"));
   const on = lines.filter(({ norm }) => !stage.get("hidden_norms").includes(norm));
@@ -85,7 +91,7 @@ function viewOf(stage, data) {
     if (found && times) series.push({ ...found, ...times });
     else without.push(line.label);
   }
-  if (!series.length) return { why: `None of these runs has ${what} recorded.` };
+  if (!series.length) return { why: on.some(({ done }) => !done) ? "Nothing has come in yet." : `None of these runs has ${what} recorded.` };
   const [unit, unitName] = time ? unitOf(Math.max(...series.map(({ times }) => times.at(-1)))) : [1, "epoch"];
   for (const one of series) one.x = (i) => (time ? one.times[i] / unit : i + 1);
   const end = Math.max(...series.map((one) => one.x(one.raw.length - 1)));
@@ -98,13 +104,12 @@ function viewOf(stage, data) {
   if (even.length) notes.push(`Only the total time was recorded, and is spread evenly over the epochs: ${even.join("; ")}.`);
   const drawn = new Set(series.map(({ line }) => line.norm));
   const tables = metric === "test_error" && stage.get("references") ? ["paper", "report"] : [];
-  const errorsOf = (who) => Object.entries(stage.get("data")[who] ?? {}).filter(([norm]) => drawn.has(norm));
-  const references = tables.map((who) => ({ who, errors: errorsOf(who) }));
+  const errorsOf = (who) => Object.entries(data[who] ?? {}).filter(([norm]) => drawn.has(norm));
   return {
     series,
     metric,
     time,
-    smoothed,
+    smoothed: series.some((one) => one.smoothed),
     log: stage.get("log"),
     whole: stage.get("whole"),
     unit,
@@ -112,52 +117,64 @@ function viewOf(stage, data) {
     end,
     top,
     step: time ? end / 100 : 1,
-    references,
+    references: tables.map((who) => ({ who, errors: errorsOf(who) })),
     notes,
   };
 }
 
 function build(stage) {
   stage.figure.append(h("style", {}, LOOK));
-  const metrics = Object.fromEntries(["test_error", "train_loss", "test_loss", "train_error"].map((name) => [name, METRICS[name]]));
-  const metric = stage.select("metric", "Show", metrics);
-  const menu = whose(stage);
+  const mode = stage.get("mode");
   const parent = h("div", { class: "controls" });
+  const bets = mode === "race" ? chips(stage) : () => {};
+  const metrics = Object.fromEntries(["test_error", "train_loss", "test_loss", "train_error"].map((name) => [name, METRICS[name]]));
+  const calm = mode === "curves" ? {} : { parent };
+  const metric = stage.select("metric", "Show", metrics, calm);
+  const menu = whose(stage, calm.parent ?? stage.controls);
   const norms = switches(stage, "hidden_norms", "Configurations", parent);
   const sources = switches(stage, "hidden_sources", "Recorded by", parent);
-  stage.choice("by", "Over", { epoch: "epochs", time: "wall time" }, { parent });
+  if (mode !== "curves") stage.select("speed", "Speed", { 0.5: "half", 1: "usual", 2: "double", 4: "fourfold" }, { parent, number: true });
+  else stage.choice("by", "Over", { epoch: "epochs", time: "wall time" }, { parent });
   stage.toggle("whole", "whole axis", { parent });
   stage.toggle("log", "logarithmic", { parent });
-  const odd = Array.from({ length: 51 }, (_, i) => (i ? 2 * i + 1 : 0));
-  stage.slider("window", "Smoothing window", { values: odd, show: (v) => (v > 1 ? `${v} epochs` : "off"), parent });
+  const odd = [null, 0, ...Array.from({ length: 50 }, (_, i) => 2 * i + 3)];
+  const windowText = (v) => (v == null ? "by length" : v > 1 ? `${v} epochs` : "off");
+  stage.slider("window", "Smoothing window", { values: odd, show: windowText, parent });
   const degree = stage.slider("degree", "Degree", { min: 0, max: 10, show: String, parent });
   const kinds = { range: "lowest to highest", deviation: "± standard deviation", each: "each run" };
   stage.choice("spread", "Several seeds", kinds, { parent });
   stage.toggle("references", "the paper’s and the report’s tables", { parent });
   stage.bind("at");
+  stage.bind("epoch");
 
-  let [version, painted, view] = [0, "", null];
+  let [version, painted, view, range, told] = [0, "", null, null, ""];
+  const live = new Live();
+  const everything = () => ({ ...stage.get("data"), curves: [...(stage.get("data").curves ?? []), ...live.curves] });
+  const race = mode === "curves" ? null : transport(stage, (head) => view && run(head));
   const axes = new Axes(stage, { label: "Training curves" });
-  axes.front.setAttribute("data-live", "");
   const cursor = s("line", { stroke: "currentColor", "stroke-opacity": 0.5 });
   const dots = s("g", { "aria-hidden": "true" });
   axes.front.append(cursor, dots);
   const handle = axes.handle("Cursor", (x) => moveTo(x), { radius: 7, step: () => view.step });
   const region = (label, attributes) => h("div", { tabindex: 0, role: "region", "aria-label": label, ...attributes });
-  const [keys, notes] = [h("p", { class: "keys" }), h("p", { class: "notes" })];
+  const [keys, notes, result] = [h("p", { class: "keys" }), h("p", { class: "notes" }), h("p", { class: "result" })];
   const below = region("Values at the cursor", { class: "below scroll" });
   const every = region("All values", { class: "scroll" });
   const fillTable = () => every.replaceChildren(...(details.open && view ? [allValues(view)] : []));
   const details = h("details", { ontoggle: fillTable }, h("summary", {}, "All values as a table"), every);
-  const files = h("div", { class: "controls", role: "group", "aria-label": "Download" }, "Download");
-  for (const kind of ["csv", "svg", "png"]) stage.button(kind.toUpperCase(), () => keep(kind), { parent: files });
-  const more = h("details", { class: "more" }, h("summary", {}, "more"), parent, keys, details, files);
-  stage.canvas.after(notes, below, more);
-  stage.onreset(() => (details.open = false));
-  stage.listen("data", () => {
+  const more = h("details", { class: "more" }, h("summary", {}, "more"), parent, keys, details);
+  const again = h("button", { type: "button", onclick: nextHeat }, "Would your bet win again?");
+  const panel = h("div", { class: "panel" });
+  stage.canvas.after(notes, result, again, below, panel, more);
+  stage.onreset(() => {
+    details.open = false;
+    race?.stop();
+  });
+  stage.listen("data", renew);
+  function renew() {
     version++;
     stage.redraw();
-  });
+  }
 
   function moveTo(x) {
     if (!view) return;
@@ -165,46 +182,97 @@ function build(stage) {
     const at = Math.max(least, Math.min(view.end, to));
     stage.set("at", at >= view.end ? null : at * view.unit);
   }
-  for (const event of ["pointermove", "pointerdown"])
-    axes.svg.addEventListener(event, ({ clientX, pointerType, buttons }) => {
-      if (!view || (pointerType === "touch" && !buttons)) return;
-      const pixel = clientX - axes.svg.getBoundingClientRect().left;
-      if (pixel >= axes.box.x0 - 8 && pixel <= axes.box.x1 + 8) moveTo(axes.x.invert(pixel));
-    });
+  followPointer(axes, (x) => moveTo(x));
   handle.node.addEventListener("keydown", (event) => {
     if (!["Home", "End"].includes(event.key) || !view) return;
     event.preventDefault();
     moveTo(event.key === "Home" ? 0 : view.end);
   });
 
+  // Each source is a heat of its own.
+  const heats = () => [...new Set(everything().curves.flatMap(({ runs }) => runs.map(({ source }) => source)))];
+  const current = () => heats().filter((name) => !stage.get("hidden_sources").includes(name));
+  function showHeat(source, epoch) {
+    race.stop();
+    stage.set("hidden_sources", heats().filter((name) => name !== source));
+    stage.set("epoch", epoch);
+  }
+  function nextHeat() {
+    const all = heats();
+    showHeat(all[(all.indexOf(current().at(-1)) + 1) % all.length], 1);
+    stage.draw();
+    race.start();
+  }
+
   function redrawAll() {
-    const curves = stage.get("data").curves ?? [];
+    const { curves } = everything();
     const runs = curves.flatMap((curve) => curve.runs);
     const present = Object.keys(NORMS).filter((norm) => curves.some((curve) => curve.norm === norm));
     norms(present.map((norm) => [norm, swatch({ norm, variant: 0 }), NORMS[norm].label]));
-    const named = [...new Set(runs.map((run) => run.source))];
+    bets(present);
+    const named = heats();
     menu(named);
     sources(named.length > 2 ? named.map((name) => [name, name]) : []);
-    for (const option of metric.options) option.disabled = runs.length > 0 && !runs.some((run) => run[option.value]);
+    for (const option of metric.options) option.disabled = runs.length > 0 && !runs.some((run) => run[option.value]?.some(Number.isFinite));
     const several = curves.some(({ runs }) => runs.length > 1);
     parent.querySelector("[data-name=spread]").style.display = several ? "" : "none";
-    degree.disabled = stage.get("window") < 2;
-    const found = viewOf(stage, stage.get("data"));
+    const found = viewOf(stage, everything());
     view = found.why ? null : found;
     stage.message(found.why ?? "");
-    for (const node of [axes.svg, keys, below, details, files]) node.style.display = view ? "" : "none";
+    for (const node of [axes.svg, keys, below, details]) node.style.display = view ? "" : "none";
+    for (const node of [result, again, race?.row]) if (node) node.style.display = view && race ? "" : "none";
     more.style.display = curves.length ? "" : "none";
     notes.textContent = (found.notes ?? []).join(" ");
     if (!view) return;
-    paint(axes, view, stage.width);
+    degree.disabled = !view.smoothed;
     const any = (name) => view.series.some((one) => one[name]);
     const signs = [keyOf("lowest", "lowest epoch"), keyOf("last", "last epoch")];
     if (any("diverged")) signs.push(keyOf("diverged", "diverged"));
     if (view.smoothed) signs.push(h("span", {}, "faint: as recorded"));
     if (any("band")) signs.push(h("span", {}, `band: ${kinds[stage.get("spread")]} of the seeds`));
     keys.replaceChildren(...signs);
-    axes.svg.setAttribute("aria-label", `${METRICS[view.metric]} of ${view.series.map(({ line }) => line.label).join("; ")}`);
+    range = null;
     fillTable();
+  }
+
+  /** Draw the race as it stands after so many epochs. */
+  function run(head) {
+    const over = head >= view.end;
+    const series = over ? view.series : upTo(view.series, head);
+    const seen = { ...view, series, all: view.series, head: over ? null : head };
+    // The axis follows; of one epoch alone it would be a hair's breadth.
+    const wanted = rangeOf(over ? view.series : upTo(view.series, Math.max(head, 3)), [], view.log, view.whole);
+    range = range && race.playing && !stage.still ? range.map((v, i) => v + 0.12 * (wanted[i] - v)) : wanted;
+    if (!over) seen.range = range;
+    paint(axes, seen, stage.width);
+    for (const node of [cursor, dots, handle.node]) node.style.display = over ? "" : "none";
+    if (over) return read(), finish();
+    const at = Math.floor(head + 1e-9);
+    below.style.display = at ? "" : "none";
+    result.textContent = at || mode === "play" ? "" : stage.get("bet") ? "The bet stands: press Play." : "Bet on one of the five, then press Play.";
+    again.style.display = "none";
+    const key = JSON.stringify([at, painted]);
+    if (key === told) return;
+    told = key;
+    if (!at) return stage.say(result.textContent);
+    const [table, text] = ranking(seen, at, readAt(seen, at), stage.width < 480);
+    below.replaceChildren(table);
+    axes.svg.setAttribute("aria-label", text);
+    if (!race.playing) stage.say(text);
+  }
+
+  function finish() {
+    told = "";
+    below.style.display = "";
+    const others = heats().length > current().length && mode === "race";
+    again.style.display = others ? "" : "none";
+    again.textContent = stage.get("bet") ? "Would your bet win again?" : "Would the winner win again?";
+    if (mode === "play") return;
+    const uneven = new Set(view.series.map(({ raw }) => raw.length)).size > 1;
+    const entries = readAt(view, uneven ? null : view.end);
+    const which = heats().length > 1 ? `${current().join(", ")}: ` : "";
+    result.textContent = which + outcome(entries, view.metric, stage.get("bet"));
+    stage.say(result.textContent);
   }
 
   function read() {
@@ -231,23 +299,100 @@ function build(stage) {
     stage.say(text);
   }
 
-  async function keep(kind) {
-    const name = `${slug(stage.get("title"))}.${kind}`;
-    if (kind === "csv") return save(name, new Blob([csvOf(view.series.map(({ line }) => line))], { type: "text/csv" }));
-    // With labels, however narrow the page is.
-    paint(axes, view, 900);
-    const text = standalone(axes.svg, stage.get("title"), stage.dark ? "#121212" : "#ffffff");
-    paint(axes, view, stage.width);
-    save(name, kind === "svg" ? new Blob([text], { type: "image/svg+xml" }) : await png(text));
-  }
+  // What a script of this page may do with the figure: rows of its own (notes/race: begin, push, end, rows).
+  const closing = [];
+  const api = {
+    norms: NORMS,
+    stage,
+    rows: (source) => live.rows(source),
+    onclose: (action) => closing.push(action),
+    begin(which) {
+      live.begin(which);
+      showHeat(which.source, null);
+      renew();
+    },
+    push(row) {
+      live.push(row);
+      renew();
+    },
+    end(which) {
+      live.end(which);
+      renew();
+    },
+  };
+  stage.onclose(() => closing.forEach((action) => action()));
+  stage.el.wnFigure = api;
+  if (stage.get("train")) offerTraining(stage, panel, api);
 
   return () => {
     const now = JSON.stringify([...STATE.map((name) => stage.get(name)), version, stage.width, stage.dark]);
-    if (now !== painted) redrawAll();
+    const anew = now !== painted;
     painted = now;
-    if (view) read();
-    else stage.say(stage.note.textContent);
+    if (anew) redrawAll();
+    if (!view) return stage.say(stage.note.textContent);
+    if (race) return run(race.put(view.end, stage.get("epoch")));
+    if (anew) paint(axes, view, stage.width);
+    axes.svg.setAttribute("aria-label", `${METRICS[view.metric]} of ${view.series.map(({ line }) => line.label).join("; ")}`);
+    read();
   };
+}
+
+/** The five as chips to bet on. */
+function chips(stage) {
+  const box = h("fieldset", { "data-name": "bet" }, h("legend", {}, "Your bet"));
+  stage.controls.append(box);
+  const inputs = {};
+  stage.bind("bet", () => Object.values(inputs).forEach((input) => (input.checked = input.value === stage.get("bet"))));
+  return (present) => {
+    for (const norm of present.length ? present : Object.keys(NORMS)) {
+      if (inputs[norm]) continue;
+      inputs[norm] = h("input", { type: "radio", name: "bet", value: norm, onchange: () => stage.set("bet", norm) });
+      inputs[norm].checked = norm === stage.get("bet");
+      box.append(h("label", { class: "chip" }, inputs[norm], swatch({ norm, variant: 0 }), NORMS[norm].label));
+    }
+  };
+}
+
+/** Tell where the pointer is along the x-axis. A finger says so by a tap or by going sideways: else it scrolls the page. */
+function followPointer(axes, moved) {
+  let from = null;
+  const to = ({ clientX }) => {
+    const pixel = clientX - axes.svg.getBoundingClientRect().left;
+    if (axes.x && pixel >= axes.box.x0 - 8 && pixel <= axes.box.x1 + 8) moved(axes.x.invert(pixel));
+  };
+  const far = (event, least) => Math.abs(event.clientX - from.x) > Math.max(least, Math.abs(event.clientY - from.y));
+  axes.svg.addEventListener("pointerdown", (event) => {
+    from = { x: event.clientX, y: event.clientY };
+    if (event.pointerType !== "touch") to(event);
+  });
+  axes.svg.addEventListener("pointermove", (event) => {
+    if (event.pointerType !== "touch" || (from && event.buttons && far(event, 10))) to(event);
+  });
+  axes.svg.addEventListener("pointerup", (event) => {
+    if (event.pointerType === "touch" && from && Math.hypot(event.clientX - from.x, event.clientY - from.y) < 10) to(event);
+    from = null;
+  });
+  axes.svg.addEventListener("pointercancel", () => (from = null));
+}
+
+/** One button; only a press loads the script of what trains in the page (train.js), which builds the rest. */
+function offerTraining(stage, root, api) {
+  const said = h("p", { role: "status", class: "notes" });
+  const button = h("button", { type: "button", onclick: begin }, "Train here");
+  root.before(h("div", { class: "controls" }, button), said);
+  async function begin() {
+    button.disabled = true;
+    said.textContent = "Loading …";
+    try {
+      const [parts, base] = await load(stage, "train");
+      said.textContent = "";
+      button.parentNode.remove();
+      parts.mount({ ...api, root, base });
+    } catch (error) {
+      said.textContent = `This could not be loaded: ${error.message}`;
+      button.disabled = false;
+    }
+  }
 }
 
 export default widget(build);

@@ -12,10 +12,16 @@ from wnlib.training import Recipe, state_after
 
 from figures.base import Figure, rounded
 from figures.plots import Plot, plot_test_error
+from figures.scripts import part_script
 
 COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
 # What is kept of each: whole images, six digits of a loss, milliseconds.
 DIGITS = {"train_error": 6, "test_error": 6, "seconds": 3}
+
+RACE = (
+    "Recorded epochs, replayed: drag the bar to any of them. The axis follows those who lead; the "
+    "table ranks them. A run that diverges leaves the track, and has no place."
+)
 
 
 class FiveCurves(Figure):
@@ -41,8 +47,8 @@ class FiveCurves(Figure):
         by: over "epoch" or wall "time".
         log: logarithmic y-axis.
         whole: the y-axis shows all values, not only the region where the curves differ.
-        window: of Savitzky and Golay's smoothing, in epochs, odd; 0 for none. At first 21 where a
-            run has 100 epochs or more, else 0.
+        window: of Savitzky and Golay's smoothing, in epochs, odd; 0 for none; None for 21 where a
+            run has 100 epochs or more, which it would bend less, and none where it has fewer.
         degree: of its polynomial.
         at: where the curves are read off, in epochs or seconds; None for the end.
         spread: over seeds, "range" (lowest to highest), "deviation" (± the sample standard
@@ -50,6 +56,12 @@ class FiveCurves(Figure):
         references: show the test errors of the paper's and the report's tables.
         hidden_norms: configurations that are switched off.
         hidden_sources: sources that are switched off.
+        mode: "curves"; "race", to bet on one and watch them run, where each source is a heat of its
+            own, first the first; or "play", to watch them run, after which they are curves.
+        bet: on whom, or "".
+        epoch: where the race stands; None for its end.
+        speed: of the race; 1 takes sixteen seconds.
+        train: offer to train here, in the page (see `train.js`); only a press loads what does.
     """
 
     script = "curves"
@@ -58,13 +70,18 @@ class FiveCurves(Figure):
     by = traitlets.Enum(("epoch", "time"), "epoch").tag(sync=True)
     log = traitlets.Bool(False).tag(sync=True)
     whole = traitlets.Bool(False).tag(sync=True)
-    window = traitlets.Int(0, min=0, max=101).tag(sync=True)
+    window = traitlets.Int(None, min=0, max=101, allow_none=True).tag(sync=True)
     degree = traitlets.Int(2, min=0, max=10).tag(sync=True)
     at = traitlets.Float(None, allow_none=True).tag(sync=True)
     spread = traitlets.Enum(("range", "deviation", "each"), "range").tag(sync=True)
     references = traitlets.Bool(False).tag(sync=True)
     hidden_norms = traitlets.List(traitlets.Enum([n.value for n in Norm])).tag(sync=True)
     hidden_sources = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    mode = traitlets.Enum(("curves", "race", "play"), "curves").tag(sync=True)
+    bet = traitlets.Enum(["", *(n.value for n in Norm)], "").tag(sync=True)
+    epoch = traitlets.Float(None, allow_none=True).tag(sync=True)
+    speed = traitlets.Float(1.0, min=0.1, max=10.0).tag(sync=True)
+    train = traitlets.Bool(False).tag(sync=True)
     title = traitlets.Unicode("Which curve is lowest, where, and by how much?").tag(sync=True)
     caption = traitlets.Unicode(
         "Move along the curves with the pointer or the arrow keys: the table ranks what each run "
@@ -86,9 +103,19 @@ class FiveCurves(Figure):
                 for run in group
             ]
         self.runs = list(runs)
-        longest = max((len(run.rows) for run in self.runs), default=0)
-        first = {"window": 21 if longest >= 100 else 0, "data": self._data()}
+        first: dict[str, Any] = {"data": self._data()}
+        if traits.get("mode") == "race":
+            first["caption"] = RACE
+            if self.runs:
+                sources = list(dict.fromkeys(run.source for run in self.runs))
+                first |= {"epoch": 0.0, "hidden_sources": sources[1:]}
         super().__init__(**first | traits)
+        self.on_msg(self._load)
+
+    def _load(self, _: Any, content: Any, buffers: Any) -> None:
+        """Send the page the script that it asks for: a widget has no site to take it from."""
+        if content == {"load": "train"}:
+            self.send({"name": "train", "script": part_script("train")})
 
     @traitlets.validate("window")
     def _odd(self, proposal: Any) -> int:
@@ -179,9 +206,10 @@ class FiveCurves(Figure):
         ]
         one = len({run.source for run in runs}) == 1
         labels = [run.norm.label if one else names[id(run)] for run in runs]
-        smoothed = self.window > 1
-        options = {"window": self.window, "degree": self.degree} if smoothed else {}
-        return plot_test_error(runs, "Test error", smoothed=smoothed, names=labels, **options)
+        longest = max((len(run.rows) for run in runs), default=0)
+        window = self.window if self.window is not None else 21 if longest >= 100 else 0
+        options = {"window": window, "degree": self.degree} if window > 1 else {}
+        return plot_test_error(runs, "Test error", smoothed=window > 1, names=labels, **options)
 
 
 def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:

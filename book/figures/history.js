@@ -23,7 +23,9 @@ export function linesOf(data, each, hidden = []) {
     .map((line) => ({ ...line, runs: line.runs.filter(({ source }) => !hidden.includes(source)) }))
     .filter(({ runs }) => runs.length);
   const whose = lines.map(({ runs }) => [...new Set(runs.map(({ source }) => source))].join("\n"));
-  return new Set(whose).size > 1 ? lines : lines.map((line) => ({ ...line, label: line.short }));
+  const named = new Set(whose).size > 1 ? lines : lines.map((line) => ({ ...line, label: line.short }));
+  const alone = new Set(lines.map(({ norm }) => norm)).size === lines.length;
+  return alone ? named.map((line) => ({ ...line, variant: 0 })) : named;
 }
 
 /** Over runs, epoch by epoch: mean, and lowest and highest or a sample standard deviation around it. */
@@ -56,11 +58,19 @@ export function timesOf(line) {
 
 const epochsOf = (run) => Math.max(0, ...Object.keys(METRICS).map((metric) => run[metric]?.length ?? 0));
 
-/** What one line draws: values, raw and smoothed, the band, where it is lowest; null if it has none. */
-export function seriesOf(line, metric, window, degree, kind) {
-  const columns = line.runs.map((run) => run[metric] ?? []);
+/** The window as it was set, or by the length: 21 epochs, none below 100, where it would bend the end. */
+export const windowFor = (window, length) => window ?? (length < 100 ? 0 : 21);
+
+const hasDiverged = ({ state }) => state.startsWith("diverged");
+
+/** What one line draws: values, raw and smoothed, the band, where it is lowest, after how many epochs it was `gone`; null if it has none. */
+export function seriesOf(line, metric, asked, degree, kind) {
+  // In a mean the epoch in which a run diverges would hide the others.
+  const cut = (run) => (line.runs.length > 1 && hasDiverged(run) ? (run[metric] ?? []).slice(0, -1) : (run[metric] ?? []));
+  const columns = line.runs.map(cut);
   const raw = columns.length === 1 ? columns[0] : spreadOf(columns, kind).mean;
   if (!raw.some((v) => Number.isFinite(v))) return null;
+  const window = windowFor(asked, raw.length);
   const smoothed = window > 1 ? columns.map((column) => smooth(column, window, degree)) : columns;
   const { mean, low, high } = columns.length > 1 ? spreadOf(smoothed, kind) : { mean: smoothed[0] };
   let best = -1;
@@ -69,17 +79,19 @@ export function seriesOf(line, metric, window, degree, kind) {
   });
   let last = raw.length - 1;
   while (!Number.isFinite(raw[last])) last--;
-  const states = line.runs.map((run) => /^diverged.*$/.exec(run.state)?.[0]).filter(Boolean);
-  const diverged =
-    states.length && line.runs.length > 1 ? `${states.length} of ${line.runs.length} runs ${states[0]}` : states[0];
+  const gone = line.runs.filter(hasDiverged);
+  const { state } = gone[0] ?? {};
   return {
     line,
     raw,
     values: window > 1 ? mean : raw,
+    smoothed: window > 1,
     band: columns.length > 1 ? [low, high] : null,
     best,
     last,
-    diverged: diverged ?? null,
+    diverged: state ? (line.runs.length > 1 ? `${gone.length} of ${line.runs.length} runs ${state}` : state) : null,
+    allGone: gone.length === line.runs.length,
+    gone: state ? Math.min(...gone.map((run) => epochsOf(run))) : null,
   };
 }
 
@@ -167,17 +179,4 @@ export function shown(metric, value) {
 export function brief(metric, value) {
   if (isError(metric)) return `${(100 * value).toFixed(2)} %`;
   return value >= 0.01 && value < 100 ? value.toFixed(4) : format(value, 4); // as many digits in all rows
-}
-
-const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
-
-/** The lines' runs as comma-separated values, one row an epoch, as recorded: errors as fractions. */
-export function csvOf(lines) {
-  const columns = [...Object.keys(METRICS), "seconds"];
-  const rows = [["curve", "source", "configuration", "run", "epoch", ...columns]];
-  for (const line of lines)
-    for (const run of line.runs)
-      for (let i = 0; i < epochsOf(run); i++)
-        rows.push([line.label, run.source, line.norm, run.name, i + 1, ...columns.map((name) => run[name]?.[i] ?? "")]);
-  return rows.map((row) => row.map(quoted).join(",") + "\n").join("");
 }

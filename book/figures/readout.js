@@ -11,7 +11,8 @@ export function readAt({ series, time }, at) {
   const found = series.map((one) => {
     let i = at == null ? one.last : one.raw.length - 1;
     while (at != null && i >= 0 && one.x(i) > at + 1e-9) i--;
-    const gone = at == null && one.line.runs.every(({ state }) => state.startsWith("diverged"));
+    // The loss with which a run diverged is no rank.
+    const gone = one.allGone && (at == null || i + 1 >= one.gone);
     const ended = gone || (at != null && !time && one.raw.length < at);
     return { one, i, ended, value: ended || i < 0 ? null : one.raw[i] };
   });
@@ -63,7 +64,7 @@ export function allValues({ series, metric }) {
       ),
     );
   }
-  const part = skip > 1 ? `; every ${skip}th epoch, all are in the CSV file` : "";
+  const part = skip > 1 ? `; every ${skip}th is shown` : "";
   const head = ["epoch", ...series.map(({ line }) => line.label)];
   return table(`${METRICS[metric]} of each epoch, as recorded${part}`, head.map(column), rows);
 }

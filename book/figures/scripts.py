@@ -1,4 +1,4 @@
-"""The front ends, put together: a module for a widget, one script for all figures of a site."""
+"""The front ends, put together: a module per widget, one script for a site, parts for later."""
 
 import re
 from functools import cache
@@ -24,6 +24,12 @@ def site_script() -> str:
     names = [name for name, text in sources.items() if _DEFAULT.search(text)]
     fronts = ", ".join(f"{name}: ${name}.default" for name in names)
     return f'"use strict";\n(() => {{\n{_bundle(names)}$base.present({{ {fronts} }});\n}})();\n'
+
+
+def part_script(script: str) -> str:
+    """A part of a figure that is loaded when a reader asks for it, as one classic script."""
+    left = f"(globalThis.wnParts ??= {{}}).{script} = ${script};"
+    return f'"use strict";\n(() => {{\n{_bundle([script])}{left}\n}})();\n'
 
 
 def _bundle(scripts: list[str]) -> str:

@@ -1,7 +1,5 @@
 """FiveCurves: what it keeps of runs, and its mathematics under node beside scipy and numpy."""
 
-import csv
-import io
 import json
 import math
 import re
@@ -149,9 +147,9 @@ def test_what_is_not_a_number_is_kept_as_missing():
     assert "test_loss" not in kept
 
 
-def test_smoothing_at_first_is_for_long_runs(report):
-    assert FiveCurves(report).window == 21
-    assert FiveCurves([run()]).window == FiveCurves([]).window == 0
+def test_smoothing_at_first_is_for_long_runs(report, javascript):
+    assert javascript("history", "[1, 99, 100].map((n) => m.windowFor(null, n))") == [0, 0, 21]
+    assert javascript("history", "[m.windowFor(0, 200), m.windowFor(51, 40)]") == [0, 51]
     with pytest.raises(traitlets.TraitError, match="odd"):
         FiveCurves(report, window=20)
 
@@ -370,34 +368,91 @@ def test_times(javascript):
     assert times(errors | {"seconds": [3, None]}) is None
 
 
-def test_csv_is_the_record(javascript, report):
-    hostile = '=1+1,"quoted"\n<b>'
-    figure = FiveCurves({"the report": report, hostile: [run("bn", 2)]})
-    text = javascript("history", "m.csvOf(m.linesOf(data, false))", data=figure.data)
-    table = list(csv.DictReader(io.StringIO(text)))
-    assert len(table) == 5 * 200 + 2
-    weight_norm = [row for row in table if row["curve"] == "weight norm, the report"]
-    assert [float(row["test_error"]) for row in weight_norm] == report[1].column(
-        "test_error"
-    ).tolist()
-    assert weight_norm[0]["train_error"] == weight_norm[0]["seconds"] == ""
-    assert table[-1] == {
-        "curve": f"batch norm, {hostile}",
-        **{"source": hostile, "configuration": "bn", "run": "seed 0", "epoch": "2"},
-        **{"train_loss": "1.5", "train_error": "0.5", "test_loss": "1.4", "test_error": "0.4375"},
-        "seconds": "2",
-    }
+# The race.
 
 
-@pytest.mark.parametrize(
-    ("title", "name"),
-    [
-        ("Which curve is lowest?", "which-curve-is-lowest"),
-        ("../../etc/passwd", "etc-passwd"),
-        ("<é>", "e"),
-        ("重み", "figure"),
-        ("a" * 99, "a" * 60),
-    ],
-)
-def test_file_names(javascript, title, name):
-    assert javascript("download", "m.slug(title)", title=title) == name
+def test_a_race_shows_what_has_been_run(javascript):
+    raw = [0.5, 0.4, 0.2]
+    one = {"raw": raw, "values": raw, "band": [raw, raw], "diverged": "diverged", "gone": 3}
+    expression = (
+        "[0.5, 1, 2.5, 3, 9].map((head) => m.upTo([{ ...one, allGone: true, x: (i) => i + 1 }],"
+        " head).map(({ raw, band, best, last, told, diverged, x }) =>"
+        " [raw, band[0].length, best, last, told, diverged, x(last)]))"
+    )
+    before, first, between, whole, later = javascript("race", expression, one=one)
+    assert before == []
+    assert first == [[[0.5], 1, 0, 0, 0.5, None, 1]]
+    assert between[0][0] == pytest.approx([0.5, 0.4, 0.3])
+    # On its way to where it diverges it is out of the race; what is said of it was recorded.
+    assert between[0][1:] == [3, 1, 2, 0.4, "diverged", 2.5]
+    assert whole[0][:3] == later[0][:3] == [raw, 3, 2]
+
+
+def test_a_bet_is_compared_with_the_result(javascript):
+    def said(bet, places):
+        entries = [
+            {"one": {"line": {"norm": norm}, "raw": [error], "diverged": gone}, "i": 0, "place": p}
+            for norm, error, gone, p in places
+        ]
+        return javascript("race", "m.outcome(e, 'test_error', bet)", e=entries, bet=bet)
+
+    places = [
+        ("wn", 0.1, None, 1),
+        ("bn", 0.2, None, 2),
+        ("none", 0.9, "diverged at epoch 4", None),
+    ]
+    first = "The winner is weight norm, with 10.00 %."
+    assert said("", places) == first
+    assert said("wn", places) == "Your bet wins: weight norm, with 10.00 %."
+    assert said("bn", places) == f"Your bet, batch norm, with 20.00 %, comes second. {first}"
+    assert said("none", places) == f"Your bet, plain, has diverged at epoch 4. {first}"
+    assert said("mobn", places) == f"Your bet, mean-only BN, is not among them. {first}"
+    assert said("none", places[2:]) == "Nobody has arrived."
+
+
+def test_a_page_adds_rows_of_its_own(javascript):
+    row = {"source": "here", "norm": "wn", "train_loss": 2.0, "test_error": 0.5}
+    expression = """(() => {
+      const live = new m.Live();
+      live.begin({ source: "here", epochs: 3, norms: ["wn", "bn"] });
+      for (const epoch of [1, 2, 3, 2]) live.push({ ...row, epoch });
+      live.end({ source: "here", norm: "wn", state: "diverged" });
+      const refused = [{ ...row, epoch: 4 }, { ...row, source: "there", epoch: 1 }].map((other) => {
+        try { live.push(other); } catch (error) { return error.message; }
+      });
+      const states = live.curves.map(({ done, runs: [run] }) => [done, run.state]);
+      return [live.rows("here"), states, refused];
+    })()"""
+    rows_of, states, refused = javascript("race", expression, row=row)
+    missing = {"train_error": None, "test_loss": None}
+    assert rows_of == [row | missing | {"epoch": epoch} for epoch in (1, 2)]
+    assert states == [[True, "diverged at epoch 2"], [False, "interrupted"]]
+    assert refused[0] == "epoch 4 does not follow epoch 2"
+    assert refused[1].startswith('begin({source: "there"')
+
+
+def test_the_epoch_in_which_a_run_diverges_is_no_part_of_the_mean(javascript):
+    runs = [
+        {"name": "a", "source": "x", "state": "finished", "train_loss": [2.0, 1.0, 1.0]},
+        {"name": "b", "source": "x", "state": "diverged at epoch 2", "train_loss": [4.0, 1e6]},
+    ]
+    line = {"norm": "wn", "runs": runs}
+    of = javascript("history", "m.seriesOf(line, 'train_loss', 0, 2, 'range')", line=line)
+    assert of["raw"] == [3.0, 1.0, 1.0]
+    assert (of["diverged"], of["gone"]) == ("1 of 2 runs diverged at epoch 2", 2)
+    assert not of["allGone"]
+
+
+def test_a_race_begins_with_its_first_heat(report):
+    race = FiveCurves({"a": report, "b": [run()]}, mode="race")
+    assert (race.epoch, race.hidden_sources) == (0, ["b"])
+    assert FiveCurves([], mode="race").epoch is FiveCurves(report, mode="play").epoch is None
+
+
+def test_a_kernel_sends_what_a_widget_asks_for(report, monkeypatch):
+    race, sent = FiveCurves(report, mode="race", train=True), []
+    monkeypatch.setattr("figures.curves.part_script", lambda name: f"the script of {name}")
+    monkeypatch.setattr(race, "send", sent.append)
+    for content in ({"load": "train"}, {"load": "../secret"}, "train"):
+        race._handle_custom_msg(content, [])
+    assert sent == [{"name": "train", "script": "the script of train"}]

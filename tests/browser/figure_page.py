@@ -158,9 +158,6 @@ def by_mouse(page: Page, control: Control) -> bool:
 
 # Controls that change nothing in the drawing, and why.
 EXCEPTIONS = {
-    ("FiveCurves", "CSV"): "a file is saved (test_curves)",
-    ("FiveCurves", "SVG"): "a file is saved (test_curves)",
-    ("FiveCurves", "PNG"): "a file is saved (test_curves)",
 }
 
 

@@ -1,22 +1,19 @@
-"""FiveCurves in a browser: read off, live, saved, broken, fast."""
+"""FiveCurves in a browser: read off, raced, live, broken."""
 
-import csv
 import math
 import re
-import statistics
-import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from figures import FiveCurves
 from figures.base import Figure
-from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from figures.scripts import site_script
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from wnlib import Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.records import Row
+from wnlib.training import Row
 
 from . import checks
 
@@ -31,8 +28,7 @@ def report() -> list[Run]:
 
 def made(norm: str, errors: list[float], state: str = "finished", **changes: object) -> Run:
     recipe = Recipe.paper(norm).replace(**{"epochs": len(errors)} | changes)
-    nan = math.nan
-    rows = [Row(i, 0.003, 4 * e, nan, nan, e, 1.0) for i, e in enumerate(errors, 1)]
+    rows = [Row(i, 0.003, 4 * e, math.nan, 3 * e, e, 1.0) for i, e in enumerate(errors, 1)]
     return Run(recipe, rows, state)
 
 
@@ -173,18 +169,49 @@ def test_the_cursor_moves_by_keyboard_mouse_and_touch(show: Show, report: list[R
     assert 80 < middle < 160
     page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 100)
     expect(head).not_to_have_text(f"at epoch {middle}")
-    before = head.inner_text()
-    # A finger: the browser would send pointer events of this type.
-    at = {
-        "pointerType": "touch",
-        "clientX": box["x"] + 60,
-        "clientY": box["y"] + 50,
-        "bubbles": True,
-    }
-    page.locator("figure svg[role=img]").dispatch_event("pointermove", at)
-    expect(head).to_have_text(before)  # no finger is down
-    page.locator("figure svg[role=img]").dispatch_event("pointerdown", at | {"buttons": 1})
-    expect(head).not_to_have_text(before)
+
+
+def swipe(page: Page, start: tuple[float, float], by: tuple[float, float]) -> None:
+    """A finger, as the browser itself handles it: it may scroll instead."""
+    session = page.context.new_cdp_session(page)
+    (x, y), (dx, dy) = start, by
+    touch = "Input.dispatchTouchEvent"
+    session.send(touch, {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for k in range(1, 9):
+        at = {"x": x + dx * k / 8, "y": y + dy * k / 8}
+        session.send(touch, {"type": "touchMove", "touchPoints": [at]})
+    session.send(touch, {"type": "touchEnd", "touchPoints": []})
+    checks.redrawn(page)
+
+
+@pytest.fixture
+def phone(context: BrowserContext, browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 390, "height": 700}, has_touch=True)
+    yield context
+    context.close()
+
+
+def test_a_finger_reads_off_sideways_and_scrolls_upwards(
+    phone: BrowserContext, report: list[Run]
+) -> None:
+    page = phone.new_page()
+    page.set_content(f"<!doctype html><main>{FiveCurves(report).html()}<p style='height:2000px'>")
+    page.add_script_tag(content=site_script())
+    head = page.locator(".below thead th").first
+    box = page.locator("figure svg[role=img]").bounding_box()
+    x, y = box["x"] + 100, box["y"] + 200
+    swipe(page, (x, y), (5, -150))
+    page.wait_for_function("scrollY > 50")
+    expect(head).to_have_text("at epoch 200")
+    page.evaluate("scrollTo(0, 0)")
+    swipe(page, (x, y), (60, 3))
+    expect(head).not_to_have_text("at epoch 200")
+    assert page.evaluate("scrollY") < 50  # what was left of the swipe before
+    page.touchscreen.tap(x - 30, y)
+    expect(head).to_have_text(re.compile(r"at epoch \d\d$"))
+    # Every curve has its name beside it.
+    names = page.locator("svg[role=img] text").all_text_contents()
+    assert {"plain", "weight norm", "batch norm", "mean-only BN", "WN +"} <= set(names)
 
 
 def test_what_can_be_switched(show: Show, report: list[Run]) -> None:
@@ -241,12 +268,152 @@ def test_seeds(show: Show, spread: str) -> None:
         expect(page.locator(".keys")).to_contain_text(said[spread])
 
 
-def test_a_diverged_run_says_so_where_it_leaves(show: Show) -> None:
-    wild = made("none", [0.5, 0.4, 90, 1e7, math.nan], "diverged at epoch 5")
-    page = show(FiveCurves([wild, made("wn", [0.5, 0.4, 0.35, 0.3, 0.3])], metric="train_loss"))
-    expect(page.locator("svg[role=img]").get_by_text("diverged at epoch 5")).to_be_visible()
+def test_a_diverged_run_says_so_at_its_epoch_and_is_no_rank(show: Show) -> None:
+    wild = made("none", [0.5, 0.4, 90, 1e7], "diverged at epoch 4", epochs=10)
+    good = made("wn", [2 / (i + 3) for i in range(10)])
+    page = show(FiveCurves([wild, good], metric="train_loss", at=4))
+    texts = page.locator("svg[role=img] text")
+    place = {text.text_content(): text.bounding_box() for text in texts.all()}
+    tick, said = place["4"], place["diverged at epoch 4"]
+    assert abs(said["x"] - (tick["x"] + tick["width"] / 2) - 10) < 2  # the sign is between
+    assert said["y"] < page.locator("svg[role=img]").bounding_box()["y"] + 40
     ys = page.locator("svg[role=img] g[aria-hidden] > text[text-anchor=end]").all_text_contents()
     assert max(float(text) for text in ys if text) <= 4
+    assert [row[:2] for row in ranking(page)] == [
+        ["1", f"{8 / 6:.4f}"],
+        ["–", "diverged at epoch 4"],
+    ]
+
+
+HEATS = {"here": [("wn", [0.5, 0.3, 0.2]), ("bn", [0.4, 0.4, 0.3])], "again": [("bn", [0.5, 0.1])]}
+
+
+def heats() -> dict[str, list[Run]]:
+    return {
+        name: [made(n, list(e), seed=i) for n, e in runs]
+        for i, (name, runs) in enumerate(HEATS.items())
+    }
+
+
+def test_a_race_by_mouse(show: Show) -> None:
+    page = show(FiveCurves(heats(), mode="race", speed=10.0))
+    shown = page.locator("figure :is(input, select):visible")
+    assert {
+        node.get_attribute("name") or node.get_attribute("data-name") for node in shown.all()
+    } == {
+        "bet",
+        "epoch",
+    }
+    expect(page.locator(".result")).to_have_text("Bet on one of the five, then press Play.")
+    expect(page.locator(".below")).to_be_hidden()  # nothing is given away
+    page.get_by_role("radio", name="batch norm").check()
+    page.get_by_role("button", name="Play").click()
+    first = "The winner is weight norm, with 20.00 %."
+    expect(page.locator(".result")).to_have_text(
+        f"here: Your bet, batch norm, with 30.00 %, comes second. {first}"
+    )
+    page.get_by_role("button", name="Would your bet win again?").click()
+    expect(page.locator(".result")).to_have_text("again: Your bet wins: batch norm, with 10.00 %.")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator(".transport output")).to_have_text("epoch 0 of 3")
+    expect(page.get_by_role("radio", name="batch norm")).not_to_be_checked()
+
+
+def test_a_race_pauses_and_steps_by_keyboard(show: Show) -> None:
+    page = show(FiveCurves(heats(), mode="race", speed=0.1))
+    page.emulate_media(reduced_motion="reduce")
+    where, play = page.locator(".transport output"), page.locator(".play")
+    play.press("Enter")
+    expect(play).to_have_text("❚❚ Pause")
+    play.press("Enter")
+    expect(play).to_have_text("▶ Play")
+    bar = page.get_by_role("slider", name="Epoch of the race")
+    for key, epoch in (("Home", 0), ("ArrowRight", 1), ("End", 3), ("ArrowLeft", 2)):
+        bar.press(key)
+        expect(where).to_have_text(f"epoch {epoch} of 3")
+    assert [row[1:] for row in ranking(page)] == [
+        ["30.00 %", "30.00 % (2)", "weight norm"],
+        ["40.00 %", "40.00 % (1)", "batch norm"],
+    ]
+    assert bar.get_attribute("aria-valuetext") == "epoch 2 of 3"
+
+
+def test_a_race_by_touch(phone: BrowserContext) -> None:
+    page = phone.new_page()
+    page.set_content(f"<!doctype html><main>{FiveCurves(heats(), mode='race').html()}</main>")
+    page.add_script_tag(content=site_script())
+    page.locator(".chip", has_text="weight norm").first.tap()
+    box = page.locator(".bar").bounding_box()
+    y = box["y"] + box["height"] / 2
+    swipe(page, (box["x"] + 8, y), (box["width"] * 2 / 3, 2))
+    expect(page.locator(".transport output")).to_have_text("epoch 2 of 3")
+    page.touchscreen.tap(box["x"] + box["width"] - 3, y)
+    expect(page.locator(".result")).to_have_text("here: Your bet wins: weight norm, with 20.00 %.")
+    assert checks.wider_than_a_phone(page) == []
+
+
+def test_without_motion_a_race_goes_by_epochs(context: BrowserContext) -> None:
+    page = context.new_page()
+    page.emulate_media(reduced_motion="reduce")
+    page.set_content(f"<!doctype html><main>{FiveCurves(heats(), mode='play', speed=5.0).html()}")
+    page.add_script_tag(content=site_script())
+    page.get_by_role("button", name="Play").click()
+    seen = page.evaluate(
+        """() => new Promise((done) => {
+          const root = document.querySelector(".wn-figure > div").shadowRoot, ends = new Set();
+          const look = () => {
+            const path = root.querySelector("svg[role=img] path[stroke='#2288CC']");
+            if (path) ends.add(path.getAttribute("d").split(/[ML]/).at(-1));
+            if (root.querySelector(".play").textContent === "▶ Play again") done(ends.size);
+            else requestAnimationFrame(look);
+          };
+          look();
+        })"""
+    )
+    assert seen <= 2 * 3  # an epoch each, and once more where the axis moves
+
+
+def test_rows_of_the_page_itself_run_along(show: Show) -> None:
+    page = show(FiveCurves(heats(), mode="race"))
+    page.evaluate(
+        """() => {
+          const { begin, push, end } = document.querySelector("[data-wn-figure]").wnFigure;
+          const row = { source: "my GPU", test_error: 0.5, train_loss: NaN };
+          begin({ source: "my GPU", epochs: 9, norms: ["wn", "bn"] });
+          for (const epoch of [1, 2]) push({ ...row, norm: "wn", epoch });
+          push({ ...row, norm: "bn", epoch: 1 });
+          end({ source: "my GPU", norm: "bn", state: "diverged" });
+        }"""
+    )
+    assert [row[:2] + row[-1:] for row in ranking(page)] == [
+        ["1", "50.00 % (2)", "weight norm"],
+        ["–", "diverged at epoch 1", "batch norm"],
+    ]
+    ticks = page.locator("svg[role=img] text[text-anchor=middle]").all_text_contents()
+    assert "8" in ticks  # the axis is that of the nine epochs to come
+
+
+PANEL = "(globalThis.wnParts ??= {}).train = { mount: (p) => p.root.append(`at ${p.base}`) };"
+
+
+def test_what_trains_here_is_asked_for_by_a_press(context: BrowserContext, tmp_path: Path) -> None:
+    (tmp_path / "figures.js").write_text(site_script(), encoding="utf-8")
+    figure = FiveCurves(heats(), mode="race", train=True)
+    script = '<script src="figures.js"></script>'
+    (tmp_path / "a.html").write_text(
+        f"<!doctype html><meta charset=utf-8>{figure.html()}{script}", encoding="utf-8"
+    )
+    page, asked = context.new_page(), []
+    page.on("request", lambda request: asked.append(Path(request.url).name))
+    page.goto((tmp_path / "a.html").as_uri())
+    press = page.get_by_role("button", name="Train here")
+    press.click()
+    expect(page.get_by_text("This could not be loaded: train.js is missing")).to_be_visible()
+    assert asked == ["a.html", "figures.js", "train.js"]
+    (tmp_path / "train.js").write_text(PANEL)
+    press.click()
+    expect(page.locator(".panel")).to_have_text(f"at {tmp_path.as_uri()}/")
+    expect(press).to_have_count(0)
 
 
 OPEN = """() => document.querySelector(".wn-figure > div").shadowRoot
@@ -333,34 +500,6 @@ def test_rows_appear_while_a_run_trains(show: Show, context: BrowserContext) -> 
     expect(page.locator("main > *")).to_have_count(0)
 
 
-def test_files(show: Show, report: list[Run], tmp_path: Path) -> None:
-    page = show(FiveCurves(report, title="Five curves & <more>"))
-    saved = {}
-    more(page)
-    for kind in ("CSV", "SVG", "PNG"):
-        with page.expect_download() as waiting:
-            page.get_by_role("button", name=kind).click()
-        saved[kind] = tmp_path / waiting.value.suggested_filename
-        waiting.value.save_as(saved[kind])
-        assert saved[kind].name == f"five-curves-more.{kind.lower()}"
-    with saved["CSV"].open() as file:
-        rows = list(csv.DictReader(file))
-    recorded = [row.test_error for run in report for row in run.rows]
-    assert [float(row["test_error"]) for row in rows] == recorded
-    root = ET.parse(saved["SVG"]).getroot()
-    text = saved["SVG"].read_text()
-    assert root.findtext("{http://www.w3.org/2000/svg}title") == "Five curves & <more>"
-    assert "var(--" not in text
-    assert "currentColor" not in text.split("<g", 1)[1].replace('stroke="currentColor"', "")
-    assert " class=" not in text
-    assert all(run.norm.label in text for run in report)
-    with Image.open(saved["PNG"]) as image:
-        assert image.size == (1800, 2 * int(root.get("height")))
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 20
-    # As it is on the page, at the page's width again.
-    assert int(page.locator("svg[role=img]").get_attribute("width")) > 900
-
-
 def test_ten_thousand_epochs(show: Show) -> None:
     errors = [0.5 / math.sqrt(i) + 0.01 * (i % 7) for i in range(1, 10_001)]
     page = show(FiveCurves([made("wn", errors)], window=51))
@@ -372,52 +511,6 @@ def test_ten_thousand_epochs(show: Show) -> None:
     more(page)
     page.get_by_text("All values as a table").click()
     expect(page.locator("details tbody tr")).to_have_count(1001)
-
-
-COUNT = """async ([seconds, moving]) => {
-  const root = document.querySelector(".wn-figure > div").shadowRoot;
-  const slider = root.querySelector("[data-name=window]");
-  const lasted = [];
-  let last = performance.now(), end = last + 1000 * seconds, i = 0;
-  while (performance.now() < end) {
-    slider.value = 1 + (i++ % 50);
-    if (moving) slider.dispatchEvent(new Event("input"));
-    await new Promise((next) => requestAnimationFrame(next));
-    await new Promise((next) => setTimeout(next)); // after what the frame draws
-    lasted.push(performance.now() - last);
-    last = performance.now();
-  }
-  return lasted;
-}"""
-
-
-# Takes 10 ms on a usual desktop: what a machine is given at the moment, and how fast it is.
-ROOTS = """() => {
-  const start = performance.now();
-  let sum = 0;
-  for (let i = 0; i < 1e7; i++) sum += Math.sqrt(i) * 0.5;
-  return performance.now() - start + 0 * sum;
-}"""
-
-
-def test_the_smoothing_slider_is_smooth(
-    show: Show, report: list[Run], record_property: Callable[[str, object], None]
-) -> None:
-    page = show(FiveCurves({"the report": report, "again": report}))
-    expect(page.locator(".below tbody tr")).to_have_count(10)
-    page.evaluate(COUNT, [0.5, True])
-
-    def median_frame(moving: bool) -> float:
-        """In milliseconds; of four rounds the best: the machine has other things to do."""
-        rounds = [sorted(page.evaluate(COUNT, [0.8, moving])) for _ in range(4)]
-        return min(frames[len(frames) // 2] for frames in rounds)
-
-    before = [page.evaluate(ROOTS) for _ in range(5)]
-    idle, moving = median_frame(False), median_frame(True)
-    slow = statistics.median([*before, *(page.evaluate(ROOTS) for _ in range(5))]) / 10
-    print(f"median frame {moving:.1f} ms, idle {idle:.1f} ms, machine {slow:.1f} times slower")
-    record_property("median_frame_ms", moving)
-    assert moving < max(25, 2 * idle, 25 * slow)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
