@@ -22,7 +22,7 @@ SITE := _build/html/.built
 PAGES := $(shell find book -name runs -prune -o -name .ipynb_checkpoints -prune -o -type f -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site offline test notebooks measure coverage links train bench record execute lint types clean distclean
+.PHONY: help setup book site offline lab test notebooks measure coverage links train bench record execute lint types clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,7 +42,7 @@ site: $(SITE) ## only build the book, strictly, into _build/html
 # A failed build leaves pages that a second one would take as read, without their warnings: they go.
 # --all: without it a style sheet that changed alone would stay behind.
 $(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py book/figures/*) \
-         tools/plain.py tools/repository.py tools/setup_cell.py | setup
+         tools/pack.py tools/plain.py tools/repository.py tools/setup_cell.py | setup
 	@echo "Building the book, half a minute at most"
 	@mkdir -p _build && rm -f $@
 	@$(VENV)/jupyter-book build . --all -n -W --keep-going > _build/colored.log 2>&1; status=$$?; \
@@ -51,10 +51,15 @@ $(SITE): _config.yml _toc.yml $(PAGES) $(wildcard wnlib/*.py wnlib/lab/*.py book
 	  grep -E 'WARNING|ERROR' _build/site.log >&2 || tail -n 20 _build/site.log >&2; \
 	  echo "The book was not built, for the reasons above; the whole log is _build/site.log" >&2; \
 	  rm -rf _build/.doctrees; exit 1; }
+	@$(VENV)/python tools/pack.py
 	@touch $@
 
 offline: site ## one archive of the built book, read from a folder by double click, without a network
-	@$(VENV)/python tools/offline.py _build/html _build/weight-normalization.zip
+	@echo "_build/html/weight-normalization.zip: unpack it and open its index.html"
+
+lab: site ## the notebooks in JupyterLab, in my-book/: yours to change; one that you delete comes back as it was
+	@$(VENV)/python tools/pack.py my-book _build/notebooks
+	@$(VENV)/jupyter-lab --notebook-dir my-book book/intro.ipynb
 
 test: setup ## every test, and every notebook against its stored outputs
 	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval $(CHECKED)

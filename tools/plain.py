@@ -1,8 +1,9 @@
 """A step of the build: notebooks that read well where MyST is not rendered.
 
-Colab, Kaggle, GitHub and a bare Jupyter show roles, labels and directives raw. The notebooks that
-are written here, to where the site's download button points, have none: numbers and links are
-those of the built book, folded cells are forms. Code stays, under a form's title.
+Colab, Kaggle, GitHub and Jupyter show roles, labels and directives raw. The notebooks that are
+written here have none: numbers are those of the built book, folded cells are forms. Code stays,
+under a form's title. Links lead to the site in those that the site offers for download, and to
+each other in `_build/notebooks` (or wherever no site is known).
 
 What this file does not know is a warning, which fails the build.
 """
@@ -13,8 +14,10 @@ from typing import Any
 from urllib.parse import urljoin
 
 import nbformat
+import repository
 import setup_cell
 from docutils import nodes
+from markup import purpose, without_imports
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -34,7 +37,7 @@ DROPPED = re.compile(r"<!--[^>]*-->\n?|^%.*\n?|^\+\+\+.*\n?|^\([\w-]+\)=\n?", re
 # Where any of this is left, outside of code and formulas, the text is not plain.
 MYST = re.compile(
     r"\{[\w:-]+\}|^ *:{3,}|^ *[`~]{3,} *\{|^: |^\([\w-]+\)=|^%|^\+\+\+|\$\$ *\([\w:-]+\)"
-    r"|\{\{|\[\^|<project:|\]\((?!https?:|mailto:)|!\[",
+    r"|\{\{|\[\^|<project:|\]\((?!https?:|mailto:|[\w-]+\.ipynb[)#])|!\[",
     re.MULTILINE,
 )
 CODE = re.compile(r"^( *)(`{3,}|~{3,})(?! *\{).*?^\1\2 *$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -51,14 +54,25 @@ def left_over(text: str) -> list[str]:
 
 
 class Page:
-    """One notebook of a built book."""
+    """One notebook of a built book, whose links lead to the site at `home`, or to its like."""
 
-    def __init__(self, app: Sphinx, name: str) -> None:
-        self.app, self.name = app, name
-        self.url = urljoin(app.config.html_baseurl, app.builder.get_target_uri(name))
+    def __init__(self, app: Sphinx, name: str, home: str) -> None:
+        self.app, self.name, self.home = app, name, home
+        self.origin = repository.name(app.srcdir)
 
     def warn(self, text: str) -> None:
         LOG.warning("no plain form of %s: see tools/plain.py", text, location=self.name)
+
+    def address(self, uri: str) -> str:
+        """Of what this page links to; "" where only the site has it, and there is none."""
+        if self.home or re.match("https?:|mailto:", uri):
+            return urljoin(urljoin(self.home, self.app.builder.get_target_uri(self.name)), uri)
+        page, _, place = uri.partition("#")
+        name = str(Path(self.name).parent / page.removesuffix(".html"))
+        written = self.app.project.path2doc(f"{name}.ipynb") in self.app.env.titles
+        if not written or not str(self.app.env.doc2path(name)).endswith(".ipynb"):
+            return ""
+        return f"{Path(name).name}.ipynb{'#' * bool(place)}{place}"
 
     def notebook(self) -> Any:
         notebook = nbformat.read(self.app.env.doc2path(self.name), as_version=4)
@@ -70,7 +84,8 @@ class Page:
             elif cell.cell_type == "code":
                 self.code(cell, exercise)
         first = notebook.cells[0]
-        book = f"[{self.app.config.html_title or self.app.config.project}]({self.url})"
+        title = self.app.config.html_title or self.app.config.project
+        book = f"[{title}]({self.address('')})" if self.home else title
         first.source = re.sub(r"\A(# .+)\n", rf"\1\n\n*Also a page of {book}.*\n", first.source)
         if self.name == last_chapter(self.app):
             notebook.metadata["accelerator"] = "GPU"  # Colab then offers one
@@ -82,13 +97,15 @@ class Page:
             html = output.get("data", {}).get("text/html")
             if html:
                 output.data["text/html"] = HREF.sub(
-                    lambda found: f'{found[1]}{urljoin(self.url, found[2])}"', html
+                    lambda found: f'{found[1]}{self.address(found[2]) or "#"}"', html
                 )
         tags = set(cell.metadata.get("tags", []))
         if not FOLDED & tags and not setup_cell.is_one(cell):
             return
         cell.metadata["cellView"] = "form"
         cell.metadata["jupyter"] = {"source_hidden": True}
+        if self.origin:
+            cell.source = cell.source.replace(repository.PLACEHOLDER, self.origin)
         cell.source = f"# @title {form_title(cell, exercise)}\n{cell.source}"
         if "hide-cell" in tags:  # a solution: what it shows is hidden, too
             cell.metadata["jupyter"]["outputs_hidden"] = True
@@ -146,9 +163,9 @@ class Page:
         if name not in self.app.env.titles:
             self.warn(f"the link to {target}")
             return text
-        page = urljoin(self.app.config.html_baseurl, self.app.builder.get_target_uri(name))
+        page = self.address(self.app.builder.get_relative_uri(self.name, name))
         text = text or self.app.env.titles[name].astext()
-        return f"[{text}]({page}{'#' * bool(anchor)}{anchor})"
+        return f"[{text}]({page}{'#' * bool(anchor)}{anchor})" if page else text
 
     def role(self, name: str, text: str, linked: bool = True) -> str:
         """What the built book shows for it: the domain that knows the role resolves it."""
@@ -177,7 +194,8 @@ class Page:
             return node.astext()
         inner = "".join(self.inline(child, linked) for child in node.children)
         if isinstance(node, nodes.reference) and linked and "refuri" in node:
-            return f"[{inner}]({urljoin(self.url, node['refuri'])})"
+            address = self.address(node["refuri"])
+            return f"[{inner}]({address})" if address else inner
         marks = {nodes.emphasis: "*", nodes.strong: "**", nodes.literal: "`", nodes.math: "$"}
         mark = marks.get(type(node), "")
         return f"{mark}{inner}{mark}"
@@ -185,20 +203,16 @@ class Page:
 
 def form_title(cell: Any, exercise: str) -> str:
     """What stands in place of the code."""
-    first = cell.source.split("\n", 1)[0]
     if setup_cell.is_one(cell):
         return "Set-up: run this first"
     if "hide-cell" in cell.metadata.get("tags", []):
         return f"A solution of exercise {exercise}" if exercise else "A solution"
-    if first.startswith("# "):
-        return first[2:].rstrip(".:")
-    if first.startswith(("import ", "from ")):
+    if not without_imports(cell.source):
         return "Imports"
     shown = [output.get("data", {}) for output in cell.outputs]
     html = "".join(data.get("text/html", "") for data in shown)
-    if "<img" in html or any("image/png" in data for data in shown):
-        return "Code of the figure"
-    return "Code of the table" if "<table" in html else "Code"
+    html += "<img" * any("image/png" in data for data in shown)
+    return purpose(cell.source, cell.metadata.get("tags", []), html).capitalize()
 
 
 def last_chapter(app: Sphinx) -> str | None:
@@ -208,13 +222,17 @@ def last_chapter(app: Sphinx) -> str | None:
 
 
 def write(app: Sphinx, exception: Exception | None) -> None:
-    """Put the plain notebooks where the site has its sources."""
+    """Put the plain notebooks where the site has its sources, and beside it."""
     if exception or app.builder.format != "html":
         return
+    site = Path(app.outdir)
     for name in sorted(app.env.found_docs):
         if str(app.env.doc2path(name)).endswith(".ipynb"):
-            target = Path(app.outdir) / "_sources" / f"{name}.ipynb"
-            nbformat.write(Page(app, name).notebook(), target)
+            published = site / "_sources" / f"{name}.ipynb"
+            local = site.parent / "notebooks" / published.name
+            local.parent.mkdir(exist_ok=True)
+            for target, home in ((published, app.config.html_baseurl), (local, "")):
+                nbformat.write(Page(app, name, home).notebook(), target)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
