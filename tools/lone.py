@@ -3,8 +3,8 @@
     python tools/lone.py [01-why-reparameterize ...]
 
 Without names: all that the built site offers (`make site`). Git, pip and the kernel are real: git
-gets the branch of tools/branch.py from this machine, pip installs into an environment on top of
-this one. `google.colab` is a stub, except where the real one is installed.
+gets the branch that tools/pack.py writes, from this machine, pip installs into an environment on
+top of this one. `google.colab` is a stub, except where the real one is installed.
 """
 
 import importlib.util
@@ -18,8 +18,8 @@ import venv
 from pathlib import Path
 from typing import Any
 
-import branch
 import nbformat
+import pack
 import repository
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -50,8 +50,9 @@ class Machine:
         startup.parent.mkdir(parents=True)
         startup.write_text("import google.colab\n")
         settings = folder / "gitconfig"
-        github = f"https://github.com/{repository.name()}"
-        settings.write_text(f'[url "{origin.as_uri()}"]\n  insteadOf = {github}\n')
+        names = {repository.PLACEHOLDER, repository.name() or repository.PLACEHOLDER}
+        github = "".join(f"  insteadOf = https://github.com/{name}\n" for name in names)
+        settings.write_text(f'[url "{origin.as_uri()}"]\n{github}')
         self.environment = {
             name: value
             for name, value in os.environ.items()
@@ -89,7 +90,7 @@ def _is_colab() -> bool:
 
 def publish(folder: Path) -> Path:
     """The branch that Colab opens, in a repository of its own."""
-    branch.write(folder)
+    pack.write(folder)
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (
         ["init", "--quiet", "--initial-branch", repository.BRANCH],

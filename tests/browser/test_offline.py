@@ -1,36 +1,25 @@
 """The archive, unpacked anywhere and opened as files, with no server and no network."""
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import chromium
 import pytest
 from chromium import Visit
-from offline import pack
+from pack import PAGES, archive, needed, pages
 from playwright.sync_api import BrowserContext, expect
 
 from . import checks
 
-OFFLINE = Path(__file__).parent.parent.parent / "tools" / "offline.py"
-
 
 @pytest.fixture(scope="module")
-def archive(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("packed") / "the-book.zip"
-    pack(site, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def unpacked(site: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The archive in a folder whose name has a space and an umlaut; its address."""
     folder = tmp_path_factory.mktemp("für später")
-    with zipfile.ZipFile(archive) as packed:
+    with zipfile.ZipFile(site / f"{PAGES}.zip") as packed:
         packed.extractall(folder)
-    assert [path.name for path in folder.iterdir()] == ["the-book"]
-    return f"{(folder / 'the-book').as_uri()}/"
+    assert [path.name for path in folder.iterdir()] == [PAGES]
+    return f"{(folder / PAGES).as_uri()}/"
 
 
 @pytest.fixture
@@ -39,10 +28,10 @@ def cut_off(context: BrowserContext) -> BrowserContext:
     return context
 
 
-def test_same_site_same_bytes(archive: Path, site: Path, tmp_path: Path) -> None:
-    again = tmp_path / archive.name
-    pack(site, again)
-    assert again.read_bytes() == archive.read_bytes()
+def test_same_site_same_bytes(site: Path, tmp_path: Path) -> None:
+    again = tmp_path / f"{PAGES}.zip"
+    archive(again, pages(site))
+    assert again.read_bytes() == (site / again.name).read_bytes()
 
 
 def test_double_click(cut_off: BrowserContext, unpacked: str) -> None:
@@ -67,20 +56,7 @@ def test_page(cut_off: BrowserContext, unpacked: str, name: str) -> None:
     assert visit.problems == []
 
 
-def test_search(cut_off: BrowserContext, unpacked: str) -> None:
-    visit = Visit(cut_off, unpacked, "search.html?q=whitening")
-    found = visit.page.locator("#search-results li a")
-    expect(found.first).to_be_visible()
-    expect(found.filter(has_text="CIFAR-10").first).to_be_visible()
-    found.filter(has_text="CIFAR-10").first.click()
-    visit.page.wait_for_url("**/book/cifar-10.html*")
-    chromium.settled(visit.page)
-    assert visit.problems == []
-
-
 def test_no_site_no_archive(tmp_path: Path) -> None:
-    command = [sys.executable, OFFLINE, tmp_path, tmp_path / "a.zip"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 1
-    assert done.stderr == f"{tmp_path} holds no built book: run `make site` first\n"
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LookupError, match="holds no notebooks: run `make site` first"):
+        archive(tmp_path / "a.zip", needed("notebooks", tmp_path))
+    assert not (tmp_path / "a.zip").exists()

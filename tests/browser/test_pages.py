@@ -166,20 +166,29 @@ def test_the_first_address_leads_to_the_first_page(context: BrowserContext, addr
     assert visit.problems == []
 
 
-def test_search(context: BrowserContext, address: str) -> None:
-    """By keyboard: from the menu's field to a page that holds the word."""
-    visit = Visit(context, address, "book/intro.html")
+@pytest.mark.parametrize("kind", ["served", "a file"])
+def test_search(context: BrowserContext, address: str, site: Path, kind: str) -> None:
+    """By keyboard: from the menu's field to a page with the word marked, which nothing keeps."""
+    home = address if kind == "served" else f"{site.as_uri()}/"
+    visit = Visit(context, home, "book/intro.html")
     page = visit.page
     page.keyboard.press("Control+k")
     page.keyboard.type("whitening")
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=whitening")
-    results = page.locator("#search-results ul.search > li")
-    expect(results.filter(has_text="CIFAR-10").first).to_contain_text("hitening")
-    page.wait_for_load_state("networkidle")  # who leaves earlier breaks off the other excerpts
-    page.locator("#search-results li a").filter(has_text="CIFAR-10").first.click()
+    result = page.locator("#search-results ul.search > li").filter(has_text="CIFAR-10").first
+    expect(result).to_be_visible()
+    if kind == "served":
+        expect(result).to_contain_text("hitening")  # an excerpt
+        page.wait_for_load_state("networkidle")  # who leaves earlier breaks off the others
+    result.get_by_role("link").focus()
+    page.keyboard.press("Enter")
     page.wait_for_url("**/book/cifar-10.html**")
+    expect(page.locator("main .highlighted").first).to_have_text(re.compile("whitening", re.I))
+    assert "sphinx_highlight_terms" not in page.evaluate("() => Object.keys(localStorage)")
+    page.goto(f"{home}book/intro.html")
     chromium.settled(page)
+    expect(page.locator(".highlighted")).to_have_count(0)
     assert visit.problems == []
 
 

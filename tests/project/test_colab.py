@@ -160,7 +160,7 @@ def test_elsewhere_it_does_nothing(tmp_path: Path) -> None:
 def test_no_repository(tmp_path: Path) -> None:
     machine = Machine(tmp_path, tmp_path / "nowhere")
     said = failure(machine)
-    github = f"https://github.com/{repository.name()}"
+    github = f"https://github.com/{repository.PLACEHOLDER}"
     assert said.startswith(f"The book could not be fetched, {github}: fatal: ")
     assert "nowhere" in said
     machine.environment["KAGGLE_KERNEL_RUN_TYPE"] = "Interactive"

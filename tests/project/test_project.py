@@ -23,9 +23,9 @@ from types import ModuleType
 import figures as widgets
 import nbformat
 import pytest
+import repository
 from packaging.requirements import Requirement
 from packaging.version import Version
-from repository import rename
 
 import wnlib
 import wnlib.lab
@@ -348,23 +348,32 @@ def test_book_without_a_terminal_only_tells(built: Checkout) -> None:
     assert built.make("book") == (0, "_build/html/index.html\n", [])
 
 
-def test_repository_name(tmp_path: Path) -> None:
-    (tmp_path / "book").mkdir()
-    link = "https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/book/a.ipynb"
-    shutil.copy(ROOT / "_config.yml", tmp_path)
-    (tmp_path / "README.md").write_text(f"[open]({link})\n")
-    (tmp_path / "book" / "a.ipynb").write_text(f'{{"source": "git+{link}"}}')
-    assert len(rename("ada/a.book", tmp_path)) == 3
-    for name in ("_config.yml", "README.md", "book/a.ipynb"):
-        text = (tmp_path / name).read_text()
-        assert "github" in text
-        assert "OWNER/REPOSITORY" not in text.replace("repository.py OWNER", "")
-        assert "/ada/a.book" in text
-    assert rename("ada/a.book", tmp_path) == [], "a second time changes something"
-    assert len(rename("eve/other", tmp_path)) == 3, "a moved repository keeps its old name"
-    for wrong in ("book", "https://github.com/ada/book", "a b/c", "../x/y"):
-        with pytest.raises(ValueError, match="OWNER/NAME"):
-            rename(wrong, tmp_path)
+@pytest.mark.parametrize(
+    ("origin", "name"),
+    [
+        ("https://github.com/ada/a.book", "ada/a.book"),
+        ("https://me:token@github.com/ada/a.book.git/", "ada/a.book"),
+        ("git@github.com:ada/book.git", "ada/book"),
+        ("ssh://git@github.com/ada/book", "ada/book"),
+        ("https://gitlab.com/ada/book", None),
+        ("https://github.com.example.org/ada/book", None),
+        ("/somewhere/github.com/ada/book", None),
+        ("", None),
+    ],
+)
+def test_the_repository_is_that_of_the_origin(tmp_path: Path, origin: str, name: str) -> None:
+    assert repository.name(tmp_path) is None, "no clone, but for one that lies around it"
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    command = ["git", "-C", tmp_path, "config", "remote.origin.url", origin]
+    subprocess.run(command, check=True)
+    assert repository.name(tmp_path) == name
+    (tmp_path / "within").mkdir()
+    assert repository.name(tmp_path / "within") is None
+
+
+def test_the_name_gives_the_site_s_address() -> None:
+    assert repository.site("Ada/a.book") == "https://Ada.github.io/a.book/"
+    assert repository.site("ada/Ada.github.io") == "https://ada.github.io/"
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
