@@ -73,7 +73,7 @@ def pages(site: Path) -> Iterator[tuple[str, bytes]]:
 
 def archive(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
     """Write a zip, whole or not at all, with all in one folder."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f".{path.name}")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in files:
             entry = zipfile.ZipInfo(f"{path.stem}/{name}", DAY)

@@ -7,7 +7,7 @@ import chromium
 import pytest
 from chromium import Visit
 from pack import PAGES, archive, needed, pages
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext
 
 from . import checks
 
