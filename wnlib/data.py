@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
@@ -38,13 +38,16 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cifar10:
-    """Images and labels in memory, 50,000 + 10,000, or 2,000 + 1,000 in the sample."""
+    """Images and labels in memory, 50,000 + 10,000, or 2,000 + 1,000 in the sample.
+
+    Two are equal if their digests are.
+    """
 
     name: str  #: "full" or "sample"
-    train_images: Tensor  #: uint8 (N, 3, 32, 32)
-    train_labels: Tensor  #: int64 (N,), an index into `CLASSES`
-    test_images: Tensor  #: uint8 (M, 3, 32, 32)
-    test_labels: Tensor  #: int64 (M,)
+    train_images: Tensor = field(compare=False)  #: uint8 (N, 3, 32, 32)
+    train_labels: Tensor = field(compare=False)  #: int64 (N,), an index into `CLASSES`
+    test_images: Tensor = field(compare=False)  #: uint8 (M, 3, 32, 32)
+    test_labels: Tensor = field(compare=False)  #: int64 (M,)
     digest: str  #: md5 over the md5 sums of the parts, in their order
 
     def __repr__(self) -> str:

@@ -17,8 +17,6 @@ from torch.nn.utils.parametrizations import _WeightNorm as TorchWeightNorm
 
 from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Units, WeightNorm
 
-Layer = nn.Linear | _ConvNd
-
 
 @torch.no_grad()
 def data_dependent_init_(
@@ -28,10 +26,9 @@ def data_dependent_init_(
 
     In one pass, with noise and dropout as in training, each linear or convolutional layer divides
     its g (or, without one, its weight) by σ[t] and sets its bias, if it has one, to −μ[t]/σ[t].
-    Where the layer's next sibling is a norm: mean-only BN takes over the centering, so both biases
-    start at zero and its running mean at μ[t]/σ[t]; batch norm normalizes by itself, so the layer
-    is left as it is, γ = 1, β = 0, and the running statistics are those of the minibatch. A second
-    pass, with the same noise, checks it all. Neither is under autocast.
+    If its next sibling is mean-only BN, that takes over the centering: both biases start at zero.
+    If it is batch norm, the layer is left as it is, γ = 1, β = 0. Running statistics are those of
+    the minibatch. A second pass, with the same noise, checks it all. Neither is under autocast.
 
     Args:
         model: of these layers, and any other modules between them. A warning names the layers that
@@ -42,7 +39,7 @@ def data_dependent_init_(
 
     Raises:
         ValueError: fewer than two images, or not finite; a channel that is constant on them; a name
-            that no layer has; a layer that has no shape yet, runs twice, does not come out as
+            that no layer has; a layer that has no shape yet, is used twice, does not come out as
             asked, or whose norm takes something else. The model is left as it was.
         TypeError: a weight with a parametrization other than one g per output unit.
     """
@@ -50,22 +47,19 @@ def data_dependent_init_(
         raise ValueError(f"data-dependent initialization takes 2 images or more, not {len(images)}")
     if len(bad := (~images.isfinite()).reshape(len(images), -1).any(1).nonzero()):
         raise ValueError(f"image {int(bad[0])} of the minibatch has NaN or infinite values")
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(f"{name} has no shape yet; run the model once on the images")
-    layers = {name or "the model": m for name, m in model.named_modules() if isinstance(m, Layer)}
-    if not isinstance(init_scale, Mapping):
-        init_scale = dict.fromkeys(layers, init_scale)
-    if unknown := init_scale.keys() - layers.keys():
+    if lazy := [name for name, value in model.state_dict(keep_vars=True).items() if is_lazy(value)]:
+        raise ValueError(f"{lazy[0]} has no shape yet; run the model once on the images")
+    modules = dict(model.named_modules())
+    layers = {n or "the model": m for n, m in modules.items() if isinstance(m, nn.Linear | _ConvNd)}
+    scales = init_scale if isinstance(init_scale, Mapping) else dict.fromkeys(layers, init_scale)
+    if unknown := scales.keys() - layers.keys():
         raise ValueError(f"the model has no layer {', '.join(sorted(unknown))}")
-    siblings = chain(*(pairwise(parent.children()) for parent in model.modules()))
-    followers = {one: other for one, other in siblings if isinstance(other, _BatchNorm)}
-    visits = [
-        Visit(name, layer, followers.get(layer), init_scale.get(name, 1.0))
-        for name, layer in layers.items()
-    ]
-    modes = {module: module.training for module in model.modules()}
-    norms = {module: module.momentum for module in modes if isinstance(module, _BatchNorm)}
+    siblings = chain(*(pairwise(parent.children()) for parent in modules.values()))
+    norm_of = {one: other for one, other in siblings if isinstance(other, _BatchNorm)}
+    visits = [Visit(n, m, norm_of.get(m), scales.get(n, 1.0)) for n, m in layers.items()]
+
+    training = {module: module.training for module in modules.values()}
+    momenta = {m: m.momentum for m in modules.values() if isinstance(m, _BatchNorm)}
     before = [(t, t.clone()) for t in chain(model.parameters(), model.buffers())]
     noise = generators(images.device)
     hooks = [visit.layer.register_forward_hook(visit.after_layer) for visit in visits]
@@ -73,16 +67,16 @@ def data_dependent_init_(
     try:
         model.train()
         for checking in (False, True):
-            for norm in norms:
+            for norm in momenta:
                 norm.reset_parameters()
                 norm.momentum = 1.0  # the statistics are those of this minibatch alone
             for visit in visits:
-                visit.checking, visit.output, visit.followed = checking, None, False
+                visit.checking, visit.runs, visit.followed = checking, 0, False
             generators(images.device, noise)  # each pass sees the same noise
             with torch.autocast(images.device.type, enabled=False):
                 model(images)
         for visit in visits:
-            if visit.output is not None and visit.norm is not None and not visit.followed:
+            if visit.runs and visit.norm and not visit.followed:
                 raise ValueError(f"{visit.name}: the norm beside it does not take what it puts out")
     except BaseException:
         for tensor, value in before:
@@ -91,73 +85,71 @@ def data_dependent_init_(
     finally:
         for hook in hooks:
             hook.remove()
-        for norm, momentum in norms.items():
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
-        for module, mode in modes.items():
+        for module, mode in training.items():
             module.training = mode
-    if idle := [visit.name for visit in visits if visit.output is None]:
-        names = ", ".join(idle)
-        warnings.warn(
-            f"left as they are, since the images do not reach them: {names}", stacklevel=3
-        )
+    if idle := ", ".join(visit.name for visit in visits if not visit.runs):
+        warnings.warn(f"left as they are, since the images do not reach them: {idle}", stacklevel=3)
 
 
 class Visit:
-    """What happens to a layer: in the first pass it is set by its output, in the second checked."""
+    """What happens to one layer: the first pass sets it by its output, the second checks it."""
 
     checking: bool  # whether this is the second pass
-    output: Tensor | None  # of the layer in this pass
-    followed: bool  # whether the norm took it
+    runs: int  # of the layer, in this pass
+    followed: bool  # whether the norm took what the layer put out
 
     def __init__(self, name: str, layer: Any, norm: _BatchNorm | None, sigma: float) -> None:
         self.name, self.layer, self.norm, self.sigma = name, layer, norm, sigma
         self.g, self.log = scale_of(layer, name)
 
     def before_norm(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        self.followed = self.followed or inputs[0] is self.output
+        self.followed |= inputs[0] is self.output
+        self.output = None
 
     def after_layer(self, layer: Any, _: object, t: Tensor) -> Tensor:
         """From what the layer puts out to what it puts out once it is set."""
-        if self.output is not None:
+        self.runs += 1
+        if self.runs > 1:
             raise ValueError(f"{self.name} is used twice, and one scale cannot suit both uses")
-        self.output = t
         channel = t.ndim - 1 if isinstance(layer, nn.Linear) else 1
         if channel > 1:
             self.norm = None  # norms look at dimension 1
-        wide = t.to(torch.promote_types(t.dtype, torch.float32))
+        self.output = t if self.norm else None
         dims = [d for d in range(t.ndim) if d != channel]
-        std, mean = torch.std_mean(wide, dims, correction=0, keepdim=True)
+        wide = torch.promote_types(t.dtype, torch.float32)
+        std, mean = torch.std_mean(t.to(wide), dims, correction=0, keepdim=True)
         if not std.isfinite().all():
             raise ValueError(f"{self.name} puts out NaN or infinite values on this minibatch")
-        constant = (std <= 1e-6 * mean.abs()).flatten()
-        if constant.any():
+        if len(constant := (std <= 1e-6 * mean.abs()).flatten().nonzero()):
             raise ValueError(
-                f"{self.name}: output channel {int(constant.nonzero()[0])} is constant on this "
-                "minibatch, so it has no scale; use more, or more varied, images"
+                f"{self.name}: output channel {int(constant[0])} is constant on this minibatch, so "
+                "it has no scale; use more, or more varied, images"
             )
         mean_only = isinstance(self.norm, MeanOnlyBatchNorm)
-        if self.norm is not None and not mean_only:
+        if self.norm and not mean_only:
             return t
         std /= self.sigma
         if self.checking:
             off = (std - 1).abs().max().item()
             if layer.bias is not None and not mean_only:
                 off = max(off, (mean / self.sigma).abs().max().item())
-            if off > (0.1 if t.dtype.itemsize == 2 else 0.01):  # half precision rounds g and b
-                raise ValueError(
-                    f"{self.name}: mean and deviation of its outputs are {off:.2g} off after "
-                    "initialization; is its weight shared, or does a hook compute it?"
-                )
-            return t
+            if off < (
+                0.1 if t.dtype.itemsize == 2 else 0.01
+            ):  # in half precision g and b are coarse
+                return t
+            raise ValueError(
+                f"{self.name}: mean and deviation of its outputs are {off:.2g} off after "
+                "initialization; is its weight shared, or does a hook compute it?"
+            )
         units = std.view(Units(layer).norm(layer.weight).shape)
         self.g.copy_(self.g - units.log() if self.log else self.g / units)
         if layer.bias is None:
-            mean.zero_()
-        elif mean_only:  # it will center: only what the bias added goes
+            return t.div_(std)
+        if mean_only:  # it will center: only what the bias added goes
             mean.copy_(layer.bias.view(mean.shape))
-            layer.bias.zero_()
-        else:
-            layer.bias.copy_((layer.bias - mean.flatten()) / std.flatten())
+        layer.bias.copy_(0 if mean_only else (layer.bias - mean.flatten()) / std.flatten())
         return t.sub_(mean).div_(std)
 
 
@@ -169,10 +161,9 @@ def scale_of(layer: Any, name: str) -> tuple[Tensor, bool]:
     form = steps[0] if len(steps) == 1 else None
     if isinstance(form, FrozenScale):
         return form.g, False
-    if isinstance(form, WeightNorm | TorchWeightNorm):
-        g = steps.original0
-        if g.shape == Units(layer).norm(layer.weight).shape:
-            return g, isinstance(form, WeightNorm) and form.exp
+    known = isinstance(form, WeightNorm | TorchWeightNorm)
+    if known and steps.original0.shape == Units(layer).norm(layer.weight).shape:
+        return steps.original0, getattr(form, "exp", False)
     raise TypeError(
         f"{name}: its weight is neither plain nor weight-normalized with one g per output unit; "
         "wnlib.weight_norm makes it so"

@@ -1,8 +1,7 @@
 """From bytes to what the network sees: [0, 1], (x − 127.5)/128, and ZCA whitening."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -22,7 +21,7 @@ def unit(images: Tensor) -> Tensor:
 
 def symmetric(images: Tensor) -> Tensor:
     """uint8 to fp32 in (−1, 1), as the paper's released code has it. Any shape."""
-    return (images.float() - 127.5) / 128
+    return images.float().sub_(127.5).div_(128)
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,15 @@ class ZCA:
 
     @classmethod
     def of(cls, data: Cifar10, regularization: float | None = None) -> "ZCA":
-        """The whitening of a data set's training images, scaled by `symmetric`; fitted once.
+        """The whitening of a data set's training images, scaled by `symmetric`.
 
-        The regularization is 1e-5 by default, as in the paper's released code, and 1e-2 where fewer
-        than 3,072 images leave out directions: at 1e-5 the test images of the sample would have
-        five times their due size in those.
+        It takes seconds; the last is remembered. The regularization is 1e-5 by default, as in the
+        paper's released code, and 1e-2 where fewer than 3,072 images leave out directions: at 1e-5
+        the test images of the sample would have five times their due size in those.
         """
         if regularization is None:
             regularization = 1e-2 if len(data.train_images) < 3072 else 1e-5
-        zca = fitted.get(data.digest)
-        if zca is None:
-            zca = fitted[data.digest] = cls.fit(_in_parts(data.train_images, symmetric))
-        return replace(zca, regularization=regularization)
+        return replace(_fitted(data), regularization=regularization)
 
     def matrix(self, power: float) -> Tensor:
         """U (S + r)^power Uᵀ, (D, D)."""
@@ -74,32 +70,37 @@ class ZCA:
     def _whitening(self) -> Tensor:
         return self.matrix(-0.5)
 
+    @torch.autocast("cpu", enabled=False)
     def whiten(self, images: Tensor) -> Tensor:
         """(N, …) to the same shape."""
         return ((images.flatten(1) - self.mean) @ self._whitening).view(images.shape)
 
+    @torch.autocast("cpu", enabled=False)
     def unwhiten(self, images: Tensor) -> Tensor:
         """The inverse of `whiten`; (N, …) to the same shape."""
         return (images.flatten(1) @ self.matrix(0.5) + self.mean).view(images.shape)
 
 
-# Of each data set, by its digest; `wnlib.lab` puts one here that outlasts the process.
-fitted: dict[str, ZCA] = {}
+@lru_cache(maxsize=1)
+def _fitted(data: Cifar10) -> ZCA:
+    return ZCA.fit(symmetric(data.train_images))
 
 
-def prepare(data: Cifar10, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last."""
-    zca = ZCA.of(data) if inputs == "zca" else None
+def prepare(data: Cifar10, inputs: Inputs, zca: ZCA | None = None) -> tuple[Tensor, Tensor]:
+    """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last.
 
-    def how(images: Tensor) -> Tensor:
-        x = {"unit": unit, "symmetric": symmetric, "zca": symmetric}[inputs](images)
-        return zca.whiten(x) if zca else x
-
-    return _in_parts(data.train_images, how), _in_parts(data.test_images, how)
-
-
-def _in_parts(images: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-    done = torch.empty(images.shape, memory_format=torch.channels_last)
-    for part, there in zip(images.split(PART), done.split(PART), strict=True):
-        there.copy_(how(part))
-    return done
+    Args:
+        data: the images.
+        inputs: how they are scaled; "zca" is symmetric, then whitened.
+        zca: the whitening, if it is at hand; `ZCA.of(data)` by default.
+    """
+    scale = unit if inputs == "unit" else symmetric
+    if inputs == "zca" and zca is None:
+        zca = ZCA.of(data)
+    prepared = []
+    for images in (data.train_images, data.test_images):
+        x = torch.empty(images.shape, memory_format=torch.channels_last)
+        for part, there in zip(images.split(PART), x.split(PART), strict=True):
+            there.copy_(zca.whiten(scale(part)) if inputs == "zca" else scale(part))
+        prepared.append(x)
+    return prepared[0], prepared[1]

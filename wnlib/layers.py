@@ -29,21 +29,14 @@ class Norm(StrEnum):
     WN_MOBN = "wn_mobn", "WN + mean-only BN"
 
     label: str  #: the name shown in legends and tables
+    weight_normalized: bool  #: whether the layers' weights are written as w = g v / ‖v‖
+    mean_only: bool  #: whether the outputs are centered over the minibatch, but not scaled
 
     def __new__(cls, value: str, label: str) -> Self:
         self = str.__new__(cls, value)
         self._value_, self.label = value, label
+        self.weight_normalized, self.mean_only = "wn" in value, "mobn" in value
         return self
-
-    @property
-    def weight_normalized(self) -> bool:
-        """Whether the layers' weights are written as w = g v / ‖v‖."""
-        return self in (Norm.WN, Norm.WN_MOBN)
-
-    @property
-    def mean_only(self) -> bool:
-        """Whether the layers' outputs are centered over the minibatch, without being scaled."""
-        return self in (Norm.MOBN, Norm.WN_MOBN)
 
 
 class Units(nn.Module):
@@ -85,11 +78,10 @@ class WeightNorm(Units):
             self.register_buffer("exponential", torch.tensor(True))
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        if self.exp:
-            g = g.exp()
         norm = self.norm(v)
         # 1 stands in for ‖v‖ = 0: w is zero there, and the gradients are finite.
-        return self.times(v, g / (norm + (norm == 0))).to(v.dtype)
+        factor = (g.exp() if self.exp else g) / (norm + (norm == 0))
+        return self.times(v, factor).to(v.dtype)
 
     def right_inverse(self, w: Tensor) -> tuple[Tensor, Tensor]:
         g = self.norm(w)
@@ -126,17 +118,13 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
 
     A parametrization of `torch.nn.utils.parametrize`: its parameters are
     ``parametrizations.<name>.original0`` (g, shaped to broadcast) and ``original1`` (v, shaped as
-    the weight). The layer computes what it computed before. Norm and product are taken in fp32 or
-    wider, under autocast too; w has v's type and memory format. Where v is zero, w is zero and the
-    gradients are finite.
+    the weight). The layer computes what it computed before; where v is zero, w is zero and the
+    gradients are finite. The norm is taken in fp32 or wider; w has v's type and memory format.
 
     To set the weight, assign to it (``layer.weight = w``) or call ``layer.reset_parameters()``.
-    What changes ``layer.weight`` in place, as ``nn.init`` does, changes a copy.
-
-    Checkpoints of torch's `parametrizations.weight_norm` and of its older hook (``weight_g``,
-    ``weight_v``) load here, and ours there; of a transposed convolution, which has one g per input
-    channel there, the same w loads. A checkpoint with s has one more key, ``<name>.0.exponential``:
-    it loads as g = eˢ where g is learned, and a g does not load where s is learned.
+    What changes ``layer.weight`` in place, as ``nn.init`` does, changes a copy. Checkpoints of
+    torch's `parametrizations.weight_norm` and of its older hook (``weight_g``, ``weight_v``) load
+    here, and ours there; one that holds s does not load where g is learned, nor the reverse.
 
     Args:
         module: any layer of torch that has weights, an LSTM or a MultiheadAttention, too.
@@ -166,40 +154,27 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
 
 
 def _adopt(layer: Any, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Before a layer loads a state: bring the g and v of other forms into its own, with the same w.
-
-    It does nothing once `remove_parametrizations` was called.
-    """
-    for name, steps in getattr(layer, "parametrizations", {}).items():
+    """Before a state is loaded: g and v of torch's forms become ours; g and s are told apart."""
+    for name, steps in getattr(layer, "parametrizations", {}).items():  # none once removed
         form, key = steps[0], f"{prefix}parametrizations.{name}"
         if not isinstance(form, WeightNorm):
             continue
-        g_key, v_key, mark = f"{key}.original0", f"{key}.original1", f"{key}.0.exponential"
-        if older := f"{prefix}{name}_g" in state:  # of torch.nn.utils.weight_norm
-            state[g_key] = state.pop(f"{prefix}{name}_g")
-            state[v_key] = state.pop(f"{prefix}{name}_v", None)
-        g, v = state.get(g_key), state.get(v_key)
-        if (
-            not isinstance(g, Tensor)
-            or not isinstance(v, Tensor)
-            or v.shape != steps.original1.shape
-        ):
-            continue  # torch says what is wrong
-        if form.exp and mark not in state:
-            state[mark] = form.exponential
-            if not older:
-                errors: list[str] = others[-1]
-                errors.append(
-                    f"{g_key} is a g, where this layer learns s = log g; load it into a layer with "
-                    'scale="linear"'
-                )
-        elif not form.exp and state.pop(mark, None) is not None:
-            state[g_key] = g = g.exp()
-        dims = [d for d in range(v.ndim) if g.ndim == 0 or g.shape[d : d + 1] == (1,)]
-        norm = torch.linalg.vector_norm(v, dim=dims, keepdim=True)
-        one_per_unit = g.shape == form.norm(v).shape
-        if g.shape in (norm.shape, ()) and (not one_per_unit or (older and form.exp)):
-            state[g_key], state[v_key] = form.right_inverse(v * (g / (norm + (norm == 0))))
+        for old, new in ("g", "original0"), ("v", "original1"):
+            if f"{prefix}{name}_{old}" in state:
+                state[f"{key}.{new}"] = state.pop(f"{prefix}{name}_{old}")
+        g, v = state.get(f"{key}.original0"), state.get(f"{key}.original1")
+        if g is None or v is None or v.shape != steps.original1.shape:
+            continue  # torch says so
+        if (f"{key}.0.exponential" in state) != form.exp:
+            theirs, ours = ("g", "s = log g") if form.exp else ("s = log g", "g")
+            errors: list[str] = others[-1]
+            errors.append(f"{key}.original0 is {theirs}, where this layer learns {ours}")
+        if g.shape != form.norm(v).shape and g.ndim == v.ndim:  # one g per input unit
+            dims = [d for d in range(v.ndim) if g.shape[d] == 1]
+            norm = torch.linalg.vector_norm(v, dim=dims, keepdim=True)
+            if g.shape == norm.shape:
+                w = v * (g / (norm + (norm == 0)))
+                state[f"{key}.original0"], state[f"{key}.original1"] = form.right_inverse(w)
 
 
 def _reset_parameters(layer: Any) -> None:
@@ -215,65 +190,47 @@ class MeanOnlyBatchNorm(_BatchNorm):
     """t̃ = t − μ[t] + b over the minibatch (eq. 7): centered like batch norm, never scaled.
 
     Batch norm computes γ (t − μ) / √(σ² + ε) + b. With ε = 2⁶⁰ and γ = √ε = 2³⁰ the factor of t − μ
-    is 1 to rounding, as long as σ is below 10⁴ in fp32, and the gradient that of eq. 8,
-    ∇_t L = ∇_t̃ L − μ[∇_t̃ L]: torch's own batch norm does the work. In training μ is the minibatch
-    mean of each channel, in evaluation a running mean. From (N, C) or (N, C, …) to the same shape
-    and type.
+    is 1 to rounding, and the gradient that of eq. 8, ∇_t L = ∇_t̃ L − μ[∇_t̃ L]: so torch's own batch
+    norm does the work. In evaluation a running mean takes the place of μ. From (N, C) or (N, C, …)
+    to the same shape and type; errors are those of `nn.BatchNorm2d`.
 
     Args:
         num_features: the number of channels C.
-        momentum: of the running mean, as in `nn.BatchNorm2d`: the paper's decay of 0.9 is 0.1 here,
-            and None takes the plain average of all minibatches.
-        device, dtype: of its parameter and buffers, as in `nn.BatchNorm2d`.
-
-    Raises:
-        ValueError: in training, for one value per channel, which is its own mean.
-        RuntimeError: another number of channels; another type than torch's batch norm takes.
+        momentum: of the running mean, as in `nn.BatchNorm2d`: the paper's decay of 0.9 is 0.1 here.
+        device, dtype: of its tensors.
     """
 
     __jit_unused_properties__ = ("weight",)
 
     def __init__(
-        self,
-        num_features: int,
-        momentum: float | None = 0.1,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        self, num_features: int, momentum: float | None = 0.1, device: Any = None, dtype: Any = None
     ) -> None:
-        where: dict[str, Any] = {"device": device, "dtype": dtype}
-        super().__init__(num_features, momentum=momentum, affine=False, **where)
-        del self._parameters["weight"]  # γ is no parameter
-        self.affine, self.bias = True, nn.Parameter(torch.zeros(num_features, **where))  # (C,)
-        self.register_buffer("running_var", self.running_var, persistent=False)  # beside ε nothing
-        self._apply(lambda tensor: tensor)
+        super().__init__(num_features, 0, momentum, affine=False, device=device, dtype=dtype)
+        del self._parameters["weight"]  # γ is not learned
+        self.affine, self.bias = True, nn.Parameter(torch.zeros_like(self.running_mean))  # (C,)
+        self.register_buffer("running_var", self.running_var, persistent=False)  # nothing beside ε
+        self._apply(lambda tensor: tensor)  # sets ε
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # by `to`, `half` and the like
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # what `to`, `half` and the like call
         super()._apply(*args, **kwargs)
-        self.eps = 2.0**30 if self.bias.dtype is torch.float16 else 2.0**60  # γ is finite in fp16
+        self.eps = 2.0**30 if self.bias.dtype is torch.float16 else 2.0**60  # fp16 holds no 2³⁰
         return self
 
     @property
     def weight(self) -> nn.Parameter:
-        """γ = √ε, (C,): what `SyncBatchNorm.convert_sync_batchnorm` takes over."""
+        """γ, (C,), for `SyncBatchNorm.convert_sync_batchnorm`."""
         return nn.Parameter(torch.full_like(self.bias, self.eps**0.5), requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
         momentum = self.momentum
         if self.training:
             self.num_batches_tracked.add_(1)
-            if momentum is None:
+            if momentum is None:  # the plain average of all minibatches
                 momentum = 1.0 / float(self.num_batches_tracked)
         gamma = torch.full_like(self.bias, self.eps**0.5)
-        return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            gamma,
-            self.bias,
-            self.training,
-            0.0 if momentum is None else momentum,
-            self.eps,
-        )
+        running = self.running_mean, self.running_var
+        rate = 0.0 if momentum is None else momentum
+        return F.batch_norm(input, *running, gamma, self.bias, self.training, rate, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, momentum={self.momentum}"

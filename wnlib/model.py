@@ -53,11 +53,8 @@ class Dropout(nn.Dropout):
 
 
 def shaped(flat: Tensor, x: Tensor) -> Tensor:
-    """Flat values in the shape of x, in the order of its memory, also where channels are last.
-
-    torch fills a flat tensor several times as fast as a channels-last one.
-    """
-    if x.ndim == 4 and x.stride(1) == 1:
+    """Flat values, which torch draws several times as fast, in the shape and memory order of x."""
+    if x.ndim == 4 and x.stride(1) == 1:  # channels last
         n, c, h, w = x.shape
         return flat.view(n, h, w, c).permute(0, 3, 1, 2)
     return flat.view(x.shape)
@@ -74,25 +71,23 @@ def block(
     layer: nn.Conv2d | nn.Linear,
     norm: Norm,
     *,
+    act: bool = True,
     slope: float = 0.1,
     bn_eps: float = 1e-6,
     scale: Scale = "linear",
     plain: Plain = "divided",
-    act: bool = True,
 ) -> nn.Sequential:
     """One layer in one of the five configurations: layer, normalization, leaky ReLU.
 
     The weights start as N(0, 0.05²), biases at zero (Section 3).
 
     Args:
-        layer: fresh; where a normalization centers, it has the bias.
+        layer: fresh; where a normalization centers, that has the bias.
         norm: the configuration.
-        slope: of the leaky ReLU below zero.
+        act: whether the leaky ReLU follows, which has `slope` below zero.
         bn_eps: added to batch norm's variance.
         scale: weight norm's, see `weight_norm`.
-        plain: what data-dependent initialization sets without weight norm: the weight itself, or a
-            `FrozenScale` beside it.
-        act: whether the leaky ReLU follows.
+        plain: what initialization sets without it: the weight, or a `FrozenScale` beside it.
     """
     units = len(nn.init.normal_(layer.weight, std=0.05))
     centered = norm.mean_only or norm is Norm.BN
@@ -144,7 +139,7 @@ class ConvPoolCNNC(nn.Sequential):
 
         super().__init__(
             OrderedDict(
-                noise=GaussianNoise(0.15) if noise is None else noise,
+                noise=GaussianNoise() if noise is None else noise,
                 conv1=conv(3, w, 3, 1),  # (N, w, 32, 32)
                 conv2=conv(w, w, 3, 1),
                 conv3=conv(w, w, 3, 1),
@@ -159,7 +154,7 @@ class ConvPoolCNNC(nn.Sequential):
                 conv8=conv(2 * w, 2 * w, 1),
                 conv9=conv(2 * w, 2 * w, 1),
                 gap=GlobalAvgPool(),  # (N, 2w)
-                dense=block(nn.Linear(2 * w, classes), norm, act=False, **options),  # logits
+                dense=block(nn.Linear(2 * w, classes), norm, act=False, **options),
             )
         )
         self.norm = norm

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from wnlib.data import Cifar10
 from wnlib.init import data_dependent_init_, generators
-from wnlib.inputs import Inputs, prepare
+from wnlib.inputs import ZCA, Inputs, prepare
 from wnlib.layers import Norm, Plain, Scale
 from wnlib.model import ConvPoolCNNC, GaussianNoise, UniformNoise
 
@@ -53,7 +53,7 @@ class Recipe:
     init_images: int = 500  #: minibatch of data-dependent initialization, 0 for none (code)
 
     epochs: int = 200  #: passes over the training images (5.1)
-    batch_size: int = 100  #: images a step (5.1)
+    batch_size: int = 100  #: images per step (5.1)
     lr: float = 0.003  #: Adam's learning rate (5.1)
     decay_from: float = 0.5  #: part of the epochs after which lr falls to 0, 1 for never (5.1)
     beta1: float = 0.9  #: Adam's β₁, before that (5.1)
@@ -63,12 +63,13 @@ class Recipe:
     seed: int = 0  #: of all generators of the run
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", Norm(self.norm))
-        scales = get_args(Scale)[: 1 + self.norm.weight_normalized]
-        plains = get_args(Plain)[: 1 + (self.norm in (Norm.NONE, Norm.MOBN))]
+        norm = Norm(self.norm)
+        object.__setattr__(self, "norm", norm)
+        scales = ["linear", "exp"] if norm.weight_normalized else ["linear"]
+        plains = ["divided", "frozen"] if norm in (Norm.NONE, Norm.MOBN) else ["divided"]
         for field, holds, what in (
-            ("scale", self.scale in scales, f"{' or '.join(scales)} with {self.norm.label}"),
-            ("plain", self.plain in plains, f"{' or '.join(plains)} with {self.norm.label}"),
+            ("scale", self.scale in scales, f"{' or '.join(scales)} with {norm.label}"),
+            ("plain", self.plain in plains, f"{' or '.join(plains)} with {norm.label}"),
             ("width", 0 < self.width <= 10**5, "from 1 to 100,000"),
             ("epochs", 0 < self.epochs <= 10**5, "from 1 to 100,000"),
             ("batch_size", 0 < self.batch_size <= 10**5, "from 1 to 100,000"),
@@ -80,7 +81,11 @@ class Recipe:
 
     @classmethod
     def paper(cls, norm: Norm | str) -> "Recipe":
-        """The paper's settings: only "plain" has a lower rate (5.1), and a frozen g (code)."""
+        """The paper's settings: only "plain" has a lower rate (5.1), and a frozen g (code).
+
+        Of a short run on the sample little survives the fall of Adam's β₁ at half time:
+        ``Recipe.paper(norm).replace(epochs=20, late_beta1=0.9)`` keeps it.
+        """
         if Norm(norm) is Norm.NONE:
             return cls(Norm.NONE, lr=0.0003, plain="frozen")
         return cls(Norm(norm), lr=0.003)
@@ -101,7 +106,7 @@ class Recipe:
         )
 
     def replace(self, **changes: Any) -> "Recipe":
-        """A copy with some values changed; the schedule follows the number of epochs."""
+        """A copy with some values changed."""
         return dataclasses.replace(self, **changes)
 
     def lr_at(self, epoch: int) -> float:
@@ -111,11 +116,11 @@ class Recipe:
         return lr * self.switch_rate if self.switched(epoch) else lr
 
     def beta1_at(self, epoch: int) -> float:
-        """Adam's β₁ of an epoch, counted from 0."""
+        """Adam's β₁ of epoch e from 0."""
         return self.late_beta1 if self.switched(epoch) else self.beta1
 
     def switched(self, epoch: int) -> bool:
-        """Whether an epoch, counted from 0, is in the second part of the schedule."""
+        """Whether epoch e from 0 is in the second part of the schedule."""
         return epoch >= self.epochs * self.decay_from
 
 
@@ -164,10 +169,9 @@ def autocast_type(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    if device.type == "cpu":
-        fast = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
-        return torch.bfloat16 if fast.get("amx_bf16") else torch.float32  # without AMX bf16 is slow
-    return torch.float32
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
+    amx = device.type == "cpu" and has.get("amx_bf16")  # without AMX bf16 is slow
+    return torch.bfloat16 if amx else torch.float32
 
 
 def layout(device: torch.device) -> torch.memory_format:
@@ -191,7 +195,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> Adam:
 def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy, (), and logits, (B, 10), of images x (B, 3, 32, 32), labels y (B,)."""
     dtype = autocast_type(x.device)
-    with torch.autocast(x.device.type, dtype, enabled=dtype is not torch.float32):
+    enabled = dtype is not torch.float32
+    # Without a cache: a caller's own autocast would keep the weights of an earlier step in it.
+    with torch.autocast(x.device.type, dtype, enabled=enabled, cache_enabled=False):
         logits = model(x)
     return F.cross_entropy(logits.float(), y), logits
 
@@ -231,21 +237,26 @@ class Training:
         data: on what; kept on the device as a whole.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "mps".
         compiled: let torch compile the network.
+        zca: the whitening, if it is at hand; `ZCA.of(data)` by default, which takes seconds.
 
     Raises:
         ValueError: no such device, or fewer training images than a minibatch or the init takes.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Cifar10, device: str = "auto", compiled: bool = False
+        self,
+        recipe: Recipe,
+        data: Cifar10,
+        device: str = "auto",
+        compiled: bool = False,
+        zca: ZCA | None = None,
     ) -> None:
         needed, there = max(recipe.batch_size, recipe.init_images), len(data.train_images)
         if needed > there:
             raise ValueError(f"the recipe takes {needed} images at once, {data!r} has {there}")
-        self.recipe, self.data, self.device = recipe, data, find_device(device)
+        self.recipe, self.data, self.zca, self.device = recipe, data, zca, find_device(device)
         self.rows: list[Row] = []  #: the epochs so far
         self.state = State.INTERRUPTED  #: how the run stands
-        self.step = training_step
         self.generators: dict[str, Tensor] | None = None
         with self._generators():
             torch.manual_seed(recipe.seed)
@@ -259,10 +270,11 @@ class Training:
 
     @contextmanager
     def _generators(self) -> Iterator[None]:
-        """Inside, torch draws from the run's generators; outside, from the caller's."""
+        """Inside, torch draws from the run's generators, and the caller's autocast is off."""
         theirs = generators(self.device, self.generators)
         try:
-            yield
+            with torch.autocast(self.device.type, enabled=False):
+                yield
         finally:
             self.generators = generators(self.device, theirs)
 
@@ -271,7 +283,7 @@ class Training:
         recipe, device, model = self.recipe, self.device, self.net
         if self.state is not State.INTERRUPTED:
             return
-        inputs = prepare(self.data, recipe.inputs)
+        inputs = prepare(self.data, recipe.inputs, self.zca)
         train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
         train_y, test_y = self.data.train_labels.to(device), self.data.test_labels.to(device)
         if recipe.init_images and not self.rows:
@@ -290,7 +302,7 @@ class Training:
                 order = torch.randperm(len(train_x), device=device)[: steps * recipe.batch_size]
                 for chosen in order.split(recipe.batch_size):
                     x, y = train_x[chosen], train_y[chosen]  # (B, 3, 32, 32), (B,)
-                    loss, logits = self.step(model, self.optimizer, self.scaler, x, y)
+                    loss, logits = training_step(model, self.optimizer, self.scaler, x, y)
                     loss_sum += loss
                     wrong += (logits.argmax(1) != y).sum()
                     tick()
@@ -305,10 +317,10 @@ class Training:
 
 
 def epochs(recipe: Recipe, data: Cifar10, device: str = "auto") -> Iterator[Row]:
-    """Train one network: a generator of its rows, one an epoch; see `Training`."""
+    """Train one network: a generator of its rows, one per epoch; see `Training`."""
     yield from Training(recipe, data, device).epochs()
 
 
 def train(recipe: Recipe, data: Cifar10, device: str = "auto") -> list[Row]:
-    """Train one network to its end; one row an epoch. `wnlib.lab.record` keeps a record, too."""
+    """Train one network to its end; one row per epoch. `wnlib.lab.record` keeps a record, too."""
     return list(epochs(recipe, data, device))

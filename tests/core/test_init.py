@@ -37,54 +37,38 @@ def numpy(tensor):
     return tensor.detach().double().numpy()
 
 
-def is_norm(module):
-    return isinstance(module, MeanOnlyBatchNorm | nn.BatchNorm2d | nn.BatchNorm1d)
-
-
-def is_layer(module):
-    return isinstance(module, nn.Conv2d | nn.Linear)
-
-
-def outputs(model, images, kind):
-    """What the modules of one kind put out, by name, in one pass in training mode."""
-    seen, handles = {}, []
+def outputs(model, x, *kinds):
+    """What the modules of these kinds put out, by name, in one pass in training mode."""
+    seen = {}
     for name, module in model.named_modules():
-        if kind(module):
-            handles.append(
-                module.register_forward_hook(
-                    lambda _m, _i, out, name=name: seen.update({name: numpy(out).copy()})
-                )
+        if isinstance(module, kinds):
+            module.register_forward_hook(
+                lambda _m, _i, out, name=name: seen.update({name: numpy(out).copy()})
             )
-    with torch.no_grad():
-        model.train()(images)
-    for handle in handles:
-        handle.remove()
+    model.train()(x)
     return seen
 
 
-def moments(t):
+def assert_normal(t, atol=1e-9):
+    """Mean 0 and variance 1 of each unit, (N, units, ...)."""
+    t = numpy(t) if isinstance(t, torch.Tensor) else t
     axes = tuple(a for a in range(t.ndim) if a != 1)
-    return t.mean(axes), t.var(axes)
+    np.testing.assert_allclose((t.mean(axes), t.var(axes) - 1), 0, atol=atol)
 
 
 def snapshot(model):
     """Everything that an initialization touches, bit for bit."""
-    tensors = {n: t.clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
-    settings = {
-        name: (m.training, getattr(m, "momentum", None), getattr(m, "decay", None))
-        for name, m in model.named_modules()
-    }
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    modules = [(m.training, getattr(m, "momentum", 0)) for m in model.modules()]
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-    return tensors, settings, hooks
+    return [(name, numpy(t).tobytes()) for name, t in tensors], modules, hooks
 
 
-def assert_unchanged(model, before):
-    tensors, settings, hooks = snapshot(model)
-    assert settings == before[1]
-    assert hooks == before[2]
-    assert tensors.keys() == before[0].keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, before[0][name]), name
+def refused(model, x, message, error=ValueError):
+    before = snapshot(model)
+    with pytest.raises(error, match=message):
+        data_dependent_init_(model, x)
+    assert snapshot(model) == before
 
 
 # --- eq. 6
@@ -109,8 +93,7 @@ def test_g_and_b_are_the_released_codes(layer, shape, scale):
         weight_norm(layer, scale=scale)
     x = torch.randn(shape, dtype=torch.float64) + 0.5
     weight = layer.weight.detach().clone()
-    ones = np.ones(len(layer.bias))
-    ratio, b = released(numpy(layer(x)), ones)  # g_new / g
+    ratio, b = released(numpy(layer(x)), np.ones(len(layer.bias)))  # g_new / g
     chain = [p.detach().clone() for p in layer.parametrizations.weight.parameters()] if scale else 0
     data_dependent_init_(layer, x)
     np.testing.assert_allclose(numpy(layer.bias), b, rtol=1e-9, atol=1e-12)
@@ -120,12 +103,8 @@ def test_g_and_b_are_the_released_codes(layer, shape, scale):
         old, new = numpy(chain[0]).ravel(), numpy(g).ravel()
         new_g = old * ratio if scale == "linear" else old + np.log(ratio)
         np.testing.assert_allclose(new, new_g, rtol=1e-9)
-    mean, variance = moments(numpy(layer(x)))
-    np.testing.assert_allclose(mean, 0, atol=1e-12)
-    np.testing.assert_allclose(variance, 1, rtol=1e-9)
-    # Each unit's weights were only stretched.
-    stretch = numpy(layer.weight / weight)
-    assert np.unique(stretch.round(9)).size == len(layer.bias)
+    assert_normal(layer(x))
+    assert np.unique(numpy(layer.weight / weight).round(9)).size == len(layer.bias)
 
 
 @every_norm
@@ -133,110 +112,55 @@ def test_g_and_b_are_the_released_codes(layer, shape, scale):
 def test_every_preactivation_starts_normal(norm, scale, images):
     # With an epsilon that cannot be seen beside small variances.
     model = ConvPoolCNNC(norm, 4, scale=scale, bn_eps=1e-10)
+    v = copy.deepcopy(model.state_dict())
     state = torch.get_rng_state()
     data_dependent_init_(model, images)
+    for name, value in model.state_dict().items():  # v, and what batch norm follows, is left alone
+        if name.endswith("original1") or (norm is Norm.BN and "layer" in name):
+            assert torch.equal(value, v[name])
     torch.set_rng_state(state)  # the same noise and dropout again
-    layers = is_layer if norm in (Norm.NONE, Norm.WN) else is_norm
-    seen = outputs(model, images, layers)
+    last = (nn.Conv2d, nn.Linear) if norm in (Norm.NONE, Norm.WN) else (nn.BatchNorm1d,)
+    seen = outputs(model, images, *last, nn.BatchNorm2d, MeanOnlyBatchNorm)
     assert len(seen) == 10
-    for name, t in seen.items():
-        mean, variance = moments(t)
-        np.testing.assert_allclose(mean, 0, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(variance, 1, atol=1e-3, err_msg=name)
+    for t in seen.values():
+        assert_normal(t, 1e-3)
 
 
 @every_norm
-def test_evaluation_agrees_on_that_minibatch(norm, images):
+def test_evaluation_agrees_on_that_minibatch_and_twice_is_once(norm, images):
     """Without noise and dropout, running statistics are the minibatch's from the start."""
-    model = ConvPoolCNNC(norm, 4, noise=nn.Identity(), dropout=0.0)
-    data_dependent_init_(model, images)
-    with torch.no_grad():
-        model.eval()
-        evaluated = model(images)
-    model.train()
-    expected = model(images)
-    if norm is Norm.BN:  # torch's running variance is the unbiased one
-        torch.testing.assert_close(evaluated, expected, rtol=0.1, atol=0.1)
-    else:
-        torch.testing.assert_close(evaluated, expected, rtol=1e-3, atol=1e-4)
-
-
-@every_norm
-def test_twice_is_once(norm, images):
     model = ConvPoolCNNC(norm, 4, noise=nn.Identity(), dropout=0.0)
     data_dependent_init_(model, images)
     first = copy.deepcopy(model.state_dict())
     data_dependent_init_(model, images)
-    for name, value in model.state_dict().items():
-        if "num_batches" not in name:
-            torch.testing.assert_close(value, first[name], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dict(model.state_dict()), dict(first), rtol=1e-3, atol=1e-4)
+    evaluated, expected = model.eval()(images), model.train()(images)
+    atol = 0.1 if norm is Norm.BN else 1e-3  # torch's running variance is the unbiased one
+    torch.testing.assert_close(evaluated, expected, rtol=atol, atol=atol)
 
 
-def test_first_layer_is_the_released_codes(images):
-    model = ConvPoolCNNC("wn", 4, noise=nn.Identity())
-    layer = model.conv1.layer
-    g, b = released(numpy(layer(images)), numpy(layer.parametrizations.weight.original0).ravel())
-    data_dependent_init_(model, images)
-    got = numpy(layer.parametrizations.weight.original0).ravel()
-    np.testing.assert_allclose(got, g, rtol=1e-4)
-    np.testing.assert_allclose(numpy(layer.bias), b, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("norm", [Norm.WN, Norm.WN_MOBN])
-def test_weight_norm_keeps_v(norm, images):
-    model = ConvPoolCNNC(norm, 4)
-    before = copy.deepcopy(model.state_dict())
-    data_dependent_init_(model, images)
-    for name, value in model.state_dict().items():
-        if name.endswith("original1"):
-            assert torch.equal(value, before[name])
-        elif name.endswith("original0"):
-            assert (value != before[name]).all()
-
-
-@pytest.mark.parametrize("norm", [Norm.MOBN, Norm.WN_MOBN])
-def test_mean_only_bn_takes_the_mean_over(norm, images):
-    model = ConvPoolCNNC(norm, 4, noise=nn.Identity())
-    with torch.no_grad():
-        model.conv1.norm.bias.fill_(3)
-    t = numpy(model.conv1.layer(images))
-    data_dependent_init_(model, images)
-    assert (model.conv1.norm.bias == 0).all()
-    mean, variance = moments(t)
-    running = numpy(model.conv1.norm.running_mean)
-    np.testing.assert_allclose(running, mean / np.sqrt(variance), rtol=1e-3, atol=1e-5)
-
-
-def test_batch_norm_leaves_its_layers_alone(images):
-    model = ConvPoolCNNC("bn", 4)
-    before = copy.deepcopy(model.state_dict())
-    with torch.no_grad():
-        model.conv2.norm.weight.fill_(5)
-        model.conv2.norm.bias.fill_(5)
-    data_dependent_init_(model, images)
-    for name, value in model.state_dict().items():
-        if "layer" in name:
-            assert torch.equal(value, before[name]), name
-    for module in filter(is_norm, model.modules()):
-        assert (module.weight == 1).all()
-        assert (module.bias == 0).all()
-        assert module.num_batches_tracked == 1
-
-
-@every_norm
-def test_settings_survive(norm, images):
-    model = ConvPoolCNNC(norm, 2)
-    for module in filter(is_norm, model.modules()):
-        if norm is Norm.BN:
-            module.momentum = None
-        else:
-            module.momentum = 0.3
-    model.eval()
-    model.conv3.train()
+def test_settings_survive(images):
+    model = ConvPoolCNNC("bn", 2)
+    model.conv1.norm.momentum, model.conv2.norm.momentum = None, 0.3
+    model.eval().conv3.train()
     _, settings, hooks = snapshot(model)
     data_dependent_init_(model, images)
     assert snapshot(model)[1:] == (settings, hooks)
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert model.conv1.norm.num_batches_tracked == 1
+
+
+def test_a_frozen_scale_starts_as_a_divided_weight_does():
+    x, outputs = torch.randn(50, 3, 32, 32), {}
+    for plain in ("divided", "frozen"):
+        torch.manual_seed(0)
+        model = ConvPoolCNNC(Norm.NONE, 4, plain=plain)
+        data_dependent_init_(model, x)
+        outputs[plain] = model.eval()(x)
+    torch.testing.assert_close(outputs["frozen"], outputs["divided"])
+    weight = model.conv2.layer.parametrizations.weight
+    assert weight.original.std().item() == pytest.approx(0.05, rel=0.3)
+    assert "parametrizations.weight.0.g" in dict(model.conv2.layer.named_buffers())
 
 
 # --- any model
@@ -246,264 +170,38 @@ def stages(*modules):
     return nn.Sequential(*modules).double()
 
 
-def test_linear_layers_alone():
-    model = stages(nn.Linear(6, 8), nn.Tanh(), weight_norm(nn.Linear(8, 4)), nn.ReLU(True))
-    x = torch.rand(30, 6, dtype=torch.float64)
-    data_dependent_init_(model, x)
-    for t in outputs(model[:3], x, is_layer).values():
-        mean, variance = moments(t)
-        np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
+MODELS = {
+    "tanh": lambda: (nn.Linear(6, 8), nn.Tanh(), weight_norm(nn.Linear(8, 4))),
+    "torch's": lambda: (parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)),
+    "norms first": lambda: (nn.BatchNorm1d(6), MeanOnlyBatchNorm(6), nn.Linear(6, 3)),
+    "norm after ReLU": lambda: (nn.Linear(6, 3), nn.ReLU(True), nn.BatchNorm1d(3)),
+    "no bias": lambda: (nn.Linear(6, 3, bias=False), MeanOnlyBatchNorm(3)),
+    "bias and mean-only BN": lambda: (weight_norm(nn.Linear(6, 3)), MeanOnlyBatchNorm(3)),
+}
 
 
-def test_linear_takes_sequences():
-    layer = weight_norm(nn.Linear(6, 8)).double()
-    x = torch.rand(5, 7, 6, dtype=torch.float64)
-    data_dependent_init_(layer, x)
-    t = numpy(layer(x)).reshape(-1, 8)
-    np.testing.assert_allclose((t.mean(0), t.var(0) - 1), 0, atol=1e-9)
-
-
-def test_torchs_weight_norm_is_initialized_too():
-    model = stages(parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3))
-    v = model[0].parametrizations.weight.original1.clone()
-    x = torch.rand(30, 6, dtype=torch.float64)
-    data_dependent_init_(model, x)
-    assert torch.equal(model[0].parametrizations.weight.original1, v)
-    for t in outputs(model, x, is_layer).values():
-        np.testing.assert_allclose(moments(t)[1], 1, rtol=1e-9)
-
-
-def test_batch_norm_after_a_biased_layer():
-    model = stages(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
-    twin = copy.deepcopy(model)
-    x = torch.rand(8, 3, 6, 6, dtype=torch.float64)
-    data_dependent_init_(model, x)
-    for ours, theirs in zip(model[0].parameters(), twin[0].parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    twin[1].momentum = 1.0
-    twin[:2](x)
-    torch.testing.assert_close(model[1].running_mean, twin[1].running_mean)
-    torch.testing.assert_close(model[1].running_var, twin[1].running_var)
-    mean, variance = moments(outputs(model, x, is_layer)["4"])
-    np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
-
-
-@pytest.mark.parametrize("inplace", [True, False])
-def test_batch_norm_after_an_activation_leaves_the_layer_to_us(inplace):
-    act = nn.ReLU(inplace)
-    model = stages(nn.Conv2d(3, 4, 3), act, nn.BatchNorm2d(4))
-    x = torch.rand(8, 3, 6, 6, dtype=torch.float64)
-    data_dependent_init_(model, x)
-    t = model[0](x)
-    mean, variance = moments(numpy(t))
-    np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
-    torch.testing.assert_close(model[2].running_mean, t.relu().mean((0, 2, 3)))
-    out = numpy(model(x))
-    np.testing.assert_allclose(moments(out)[0], 0, atol=1e-9)
-
-
-def test_mean_only_bn_after_a_biased_layer_takes_its_bias():
-    model = stages(weight_norm(nn.Conv2d(3, 4, 3)), MeanOnlyBatchNorm(4))
-    x = torch.rand(8, 3, 6, 6, dtype=torch.float64)
-    t = numpy(model[0](x) - model[0].bias.view(-1, 1, 1))
-    data_dependent_init_(model, x)
-    assert (model[0].bias == 0).all()
-    assert (model[1].bias == 0).all()
-    mean, variance = moments(t)
-    np.testing.assert_allclose(numpy(model[1].running_mean), mean / np.sqrt(variance), rtol=1e-9)
-    mean, variance = moments(numpy(model(x)))
-    np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
-
-
-def test_norms_over_other_dimensions_leave_the_layer_to_us():
-    for norm in (nn.BatchNorm1d(5), MeanOnlyBatchNorm(5)):
-        model = stages(nn.Linear(4, 5), norm)
-        x = torch.rand(8, 5, 4, dtype=torch.float64)
-        data_dependent_init_(model, x)
-        t = numpy(model[0](x)).reshape(-1, 5)
-        np.testing.assert_allclose((t.mean(0), t.var(0) - 1), 0, atol=1e-9)
-
-
-def test_norms_before_any_layer():
-    model = stages(nn.BatchNorm1d(6), MeanOnlyBatchNorm(6), nn.Linear(6, 3))
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_any_model_starts_normal(make):
+    model = stages(*make())
     x = torch.rand(30, 6, dtype=torch.float64) * 4
     data_dependent_init_(model, x)
-    torch.testing.assert_close(model[0].running_mean, x.mean(0))
-    mean, variance = moments(numpy(model(x)))
-    np.testing.assert_allclose((mean, variance - 1), 0, atol=1e-9)
+    mean_only = isinstance(model[0], nn.Linear) and isinstance(model[1], MeanOnlyBatchNorm)
+    for t in outputs(model, x, *(MeanOnlyBatchNorm,) if mean_only else (nn.Linear,)).values():
+        assert_normal(t, 1e-8)
+    if mean_only:
+        running = model[1].running_mean
+        assert not model[1].bias.any()
+        torch.testing.assert_close(running, model[0](x).mean(0))
+        assert_normal(model[0](x) - running)
 
 
-# --- refusals; the model stays as it was
-
-
-def fragile(norm="wn_mobn"):
-    """A network of modes, hooks and settings that must all survive."""
-    model = ConvPoolCNNC(norm, 2)
-    model.conv3.eval()
-    model.conv4.register_forward_hook(lambda *_: None)
-    return model
-
-
-@every_norm
-def test_one_image_is_refused(norm, images):
-    model = fragile(norm)
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"^data-dependent initialization takes 2 images or"):
-        data_dependent_init_(model, images[:1])
-    assert_unchanged(model, before)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_images_that_are_not_finite_are_named(value, images):
-    images[5, 1, 2, 3] = value
-    images[9] = value
-    model = fragile()
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"^image 5 of the minibatch has NaN or infinite values$"):
-        data_dependent_init_(model, images)
-    assert_unchanged(model, before)
-
-
-@every_norm
-def test_constant_channels_are_named(norm, images):
-    model = fragile(norm)
-    layer = model.conv5.layer
-    with torch.no_grad():
-        name = "weight" if not norm.weight_normalized else "parametrizations.weight.original0"
-        layer.get_parameter(name)[3] = 0
-    before = snapshot(model)
-    message = r"^conv5.layer: output channel 3 is constant on this minibatch, so it has no scale"
-    with pytest.raises(ValueError, match=message):
-        data_dependent_init_(model, images)
-    assert_unchanged(model, before)
-
-
-def test_equal_images_are_constant(images):
-    model = stages(nn.Flatten(), nn.Linear(3072, 2))
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"^1: output channel 0 is constant"):
-        data_dependent_init_(model, images[:1].double().expand(4, -1, -1, -1))
-    assert_unchanged(model, before)
-
-
-def test_a_layer_used_twice_is_named():
-    layer = weight_norm(nn.Linear(4, 4))
-    model = nn.Sequential(nn.Linear(4, 4), layer, nn.ReLU(), layer)
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"^1 is used twice"):
-        data_dependent_init_(model, torch.randn(8, 4))
-    assert_unchanged(model, before)
-
-
-def test_other_parametrizations_are_refused():
-    model = nn.Sequential(nn.Linear(4, 4), parametrizations.spectral_norm(nn.Linear(4, 4)))
-    before = snapshot(model)
-    with pytest.raises(TypeError, match=r"^1: its weight is neither plain nor weight-normal"):
-        data_dependent_init_(model, torch.randn(8, 4))
-    assert_unchanged(model, before)
-    stacked = weight_norm(nn.Linear(4, 4))
-    parametrize.register_parametrization(stacked, "weight", nn.Identity())
-    with pytest.raises(TypeError, match=r"^the model: its weight is neither plain nor"):
-        data_dependent_init_(stacked, torch.randn(8, 4))
-
-
-class Odd(nn.Module):
-    """Counts its calls in a buffer that no checkpoint holds, and has a state of its own kind."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()), persistent=False)
-        self.notes = ["kept"]
-
-    def forward(self, x):
-        self.calls += 1
-        return x
-
-    def get_extra_state(self):
-        return self.notes
-
-    def set_extra_state(self, state):
-        self.notes = state
-
-
-class Remembers(nn.Linear):
-    """Keeps what it put out, with its graph, as the parts of a loss are often kept."""
-
-    def forward(self, x):
-        self.last = super().forward(x)
-        return self.last
-
-
-def test_a_model_that_was_run_before_is_initialized():
-    model, x = nn.Sequential(Remembers(4, 3)), torch.randn(30, 4)
-    model(x)
+@pytest.mark.parametrize("norm", [None, nn.BatchNorm1d(5), MeanOnlyBatchNorm(5)])
+def test_linear_takes_sequences(norm):
+    """A norm over another dimension leaves the layer to us."""
+    model = stages(weight_norm(nn.Linear(4, 5)), norm or nn.Identity())
+    x = torch.rand(8, 5, 4, dtype=torch.float64)
     data_dependent_init_(model, x)
-    torch.testing.assert_close(model(x).std(0, correction=0), torch.ones(3))
-
-
-def test_odd_modules_survive_success_and_failure():
-    model = stages(Odd(), nn.Linear(4, 4))
-    data_dependent_init_(model, torch.randn(8, 4).double())
-    assert model[0].calls == 2  # setting, checking
-    before = snapshot(model)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        data_dependent_init_(model, torch.randn(8, 5).double())
-    assert_unchanged(model, before)
-    assert model[0].notes == ["kept"]
-
-
-def test_a_frozen_scale_starts_as_a_divided_weight_does_and_is_not_trained():
-    images = torch.randn(50, 3, 32, 32)
-    outputs = {}
-    for plain in ("divided", "frozen"):
-        torch.manual_seed(0)
-        model = ConvPoolCNNC(Norm.NONE, 4, plain=plain)
-        torch.manual_seed(1)
-        data_dependent_init_(model, images)
-        outputs[plain] = model.eval()(images)
-    torch.testing.assert_close(outputs["frozen"], outputs["divided"])
-    layer = model.conv2.layer
-    drawn = layer.parametrizations.weight.original
-    assert drawn.std().item() == pytest.approx(0.05, rel=0.3)
-    g = layer.parametrizations.weight[0].g
-    assert g.flatten()[0] != 1
-    torch.testing.assert_close(layer.weight, g * drawn)
-    assert "parametrizations.weight.0.g" in dict(layer.named_buffers())
-
-
-# --- outside the contract: refused by name, and the model as it was
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
-def test_a_weight_that_a_hook_computes_is_named():
-    model = nn.Sequential(nn.Linear(4, 4), torch.nn.utils.weight_norm(nn.Linear(4, 4)))
-    before = snapshot(model)
-    with pytest.raises(TypeError, match=r"^1: its weight is neither plain nor weight-normalized"):
-        data_dependent_init_(model, torch.randn(30, 4))
-    assert_unchanged(model, before)
-
-
-def test_layers_that_share_a_weight_are_named():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    model[2].weight = model[0].weight
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"^0: mean and deviation .* weight shared"):
-        data_dependent_init_(model, torch.randn(30, 4))
-    assert_unchanged(model, before)
-
-
-@pytest.mark.parametrize("units", [4, 6])
-def test_a_g_that_is_not_one_an_output_unit_is_named(units):
-    transposed = parametrizations.weight_norm(nn.ConvTranspose2d(4, units, 3))  # one an input
-    model = nn.Sequential(transposed)
-    before = snapshot(model)
-    with pytest.raises(TypeError, match=r"^0: its weight is neither plain nor weight-normalized"):
-        data_dependent_init_(model, torch.randn(30, 4, 5, 5))
-    assert_unchanged(model, before)
-    model = nn.Sequential(parametrizations.weight_norm(nn.ConvTranspose2d(4, units, 3), dim=1))
-    x = torch.randn(30, 4, 5, 5)
-    data_dependent_init_(model, x)
-    torch.testing.assert_close(model(x).std((0, 2, 3), correction=0), torch.ones(units))
+    assert_normal(model[0](x).flatten(0, 1))
 
 
 def test_init_scale_is_the_deviation_of_all_or_of_the_named():
@@ -520,11 +218,142 @@ def test_init_scale_is_the_deviation_of_all_or_of_the_named():
 
 
 def test_the_callers_generator_goes_on_as_after_one_pass():
-    model = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 5))
-    x = torch.randn(50, 4)
-    torch.manual_seed(1)
-    nn.Dropout(0.3)(x)
-    wanted = torch.rand(3)
-    torch.manual_seed(1)
+    model, x, drawn = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 5)), torch.randn(50, 4), []
+    for f in (lambda: nn.Dropout(0.3)(x), lambda: data_dependent_init_(model, x)):
+        torch.manual_seed(1)
+        f()
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+@every_norm
+@pytest.mark.parametrize("around", [torch.inference_mode, lambda: torch.autocast("cpu", bf16)])
+def test_autocast_and_inference_mode_change_nothing(norm, around, images):
+    models = [ConvPoolCNNC(norm, 4, noise=nn.Identity(), dropout=0.0)]
+    models.append(copy.deepcopy(models[0]))
+    data_dependent_init_(models[0], images)
+    with around():
+        data_dependent_init_(models[1], images)
+    assert snapshot(models[0]) == snapshot(models[1])
+    models[1](images).sum().backward()
+
+
+bf16 = torch.bfloat16
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", [torch.float16, bf16])
+def test_half_precision_is_initialized_as_well_as_it_can_be(norm, dtype, images):
+    model = ConvPoolCNNC(norm, 8, noise=nn.Identity(), dropout=0.0).to(dtype)
+    data_dependent_init_(model, images.to(dtype))
+    kinds = (nn.Conv2d,) if norm in (Norm.NONE, Norm.WN) else (MeanOnlyBatchNorm, nn.BatchNorm2d)
+    for t in outputs(model, images.to(dtype), *kinds).values():
+        assert_normal(t, 0.2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_was_run_before_is_initialized():
+    """What it remembers, with its graph, is no obstacle; nor is a normalized LSTM."""
+
+    class Remembers(nn.Linear):
+        def forward(self, x):
+            self.last = super().forward(x)
+            return self.last
+
+    class Recurrent(nn.LSTM):
+        def forward(self, x):
+            return super().forward(x)[0][:, -1]
+
+    lstm = weight_norm(
+        weight_norm(Recurrent(4, 4, batch_first=True), "weight_ih_l0"), "weight_hh_l0"
+    )
+    model, x = nn.Sequential(lstm, Remembers(4, 3)), torch.randn(30, 5, 4)
+    model(x)
     data_dependent_init_(model, x)
-    torch.testing.assert_close(torch.rand(3), wanted)
+    torch.testing.assert_close(model(x).std(0, correction=0), torch.ones(3))
+
+
+def test_layers_that_the_images_do_not_reach_are_named():
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x):
+            return super().forward(x, x, x)[0]
+
+    model = nn.Sequential(nn.Linear(4, 8), Attention(8, 2), nn.Linear(8, 3))
+    before = model[1].out_proj.weight.clone()
+    with pytest.warns(UserWarning, match=r"do not reach them: 1.out_proj$"):
+        data_dependent_init_(model, torch.randn(20, 4))
+    assert torch.equal(model[1].out_proj.weight, before)
+    torch.testing.assert_close(model(torch.randn(2000, 4)).std(0), torch.ones(3), rtol=1, atol=1)
+
+
+# --- refusals; the model stays as it was
+
+
+@every_norm
+def test_minibatches_that_will_not_do_are_named(norm, images):
+    model = ConvPoolCNNC(norm, 2)
+    model.conv4.register_forward_hook(lambda *_: None)
+    refused(model, images[:1], r"^data-dependent initialization takes 2 images or more, not 1$")
+    images[5, 1, 2, 3] = float("nan")
+    refused(model, images, r"^image 5 of the minibatch has NaN or infinite values$")
+    name = "parametrizations.weight.original0" if norm.weight_normalized else "weight"
+    with torch.no_grad():
+        model.conv5.layer.get_parameter(name)[1] = 0
+    refused(model, images.nan_to_num(), r"^conv5.layer: output channel 1 is constant on this mini")
+
+
+def shared():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
+def twice():
+    layer = weight_norm(nn.Linear(4, 4))
+    return nn.Sequential(nn.Linear(4, 4), layer, nn.ReLU(), layer)
+
+
+def stacked():
+    layer = weight_norm(nn.Linear(4, 4))
+    return parametrize.register_parametrization(layer, "weight", nn.Identity())
+
+
+def elsewhere():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(self.layer(x).relu())
+
+    return Block()
+
+
+form = "its weight is neither plain nor weight-normalized with one g per output unit; wnlib.weight_"
+transposed = parametrizations.weight_norm(nn.ConvTranspose1d(4, 4, 3))  # one g per input unit
+REFUSED = {
+    "used twice": (twice, (30, 4), "^1 is used twice, and"),
+    "shared": (shared, (30, 4), "^0: mean and deviation .* off after .* weight shared"),
+    "infinite": (lambda: nn.Linear(4, 4), (30, 4), "^the model puts out NaN or infinite values"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), (30, 4), "^0.weight has no shape yet; run"),
+    "norm elsewhere": (elsewhere, (30, 4), "^layer: the norm beside it does not take what it puts"),
+    "spectral": (lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), (30, 4), form),
+    "stacked": (stacked, (30, 4), form),
+    "older hook": (lambda: torch.nn.utils.weight_norm(nn.Linear(4, 4)), (30, 4), form),
+    "g per input unit": (lambda: transposed, (30, 4, 5), form),
+    "shape": (lambda: nn.Linear(4, 4), (30, 5), "shapes cannot be multiplied"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_models_that_will_not_do_are_named(kind):
+    make, shape, message = REFUSED[kind]
+    model, x = make(), torch.randn(shape)
+    error = TypeError if message is form else RuntimeError if kind == "shape" else ValueError
+    if kind == "lazy":
+        with pytest.raises(error, match=message):
+            data_dependent_init_(model, x)
+        return
+    refused(model, x.clamp(-1, 1) * 3e38 if kind == "infinite" else x, message, error)
