@@ -133,25 +133,25 @@ export function network(norm, width, { sigma = 0.15, drop = 0.5 } = {}) {
     return { loss, wrong: sum(np.notEqual(np.argmax(logits.ref, 1), y.ref).astype(np.float32)) };
   }
 
-  /** The loss's gradient; beside it loss, errors, and each layer's statistics of the minibatch. */
-  function gradients({ learned, frozen }, x, y, key) {
+  // What becomes of pre-activations in training: normalized by their minibatch, whose statistics `seen`
+  // keeps; and in evaluation, by the running means.
+  const byMinibatch = ({ learned }, seen) => (t, i) => normalize(t, learned[i], (seen[i] = statistics(t)));
+  const byRunning = ({ learned, running }) => (t, i) => normalize(t, learned[i], running[i]);
+
+  /** The loss's gradient by what is learned; beside it loss, errors and what was seen. */
+  function gradients(model, x, y, key) {
     const lossOf = (learned) => {
-      const seen = [];
-      const logits = forward({ learned, frozen }, x, key, (t, i) => {
-        seen[i] = statistics(t);
-        return normalize(t, learned[i], seen[i]);
-      });
-      const { loss, wrong } = judge(logits, y);
+      const [now, seen] = [{ ...model, learned }, []];
+      const { loss, wrong } = judge(forward(now, x, key, byMinibatch(now, seen)), y);
       return [loss, { loss: loss.ref, wrong, seen: tree.ref(seen) }];
     };
-    const [gradient, beside] = grad(lossOf, { hasAux: true })(tree.ref(learned));
+    const [gradient, beside] = grad(lossOf, { hasAux: true })(tree.ref(model.learned));
     return { gradient, ...beside };
   }
 
-  const evaluate = (model, x, y) =>
-    judge(forward(model, x, null, (t, i) => normalize(t, model.learned[i], model.running[i])), y);
+  const evaluate = (model, x, y) => judge(forward(model, x, null, byRunning(model)), y);
 
-  return { build, initialize, forward, gradients, evaluate };
+  return { build, initialize, forward, byMinibatch, gradients, evaluate };
 }
 
 // ── Training ───────────────────────────────────────────────────────────────────────────────────
@@ -162,7 +162,7 @@ export const indices = (numbers) => np.array(Int32Array.from(numbers), { dtype: 
 const read = (scalars) => Promise.all(scalars.map(async (one) => (await one.data())[0]));
 
 /** One step of Adam, the n-th from 1: m and s are running means of the gradient and of its square. */
-function adam(parameter, gradient, m, s, n, lr) {
+export function adam(parameter, gradient, m, s, n, lr) {
   m = add(mul(m, BETA1), mul(gradient, 1 - BETA1));
   s = add(mul(s, BETA2), mul(square(gradient), 1 - BETA2));
   const [mHat, sHat] = [div(m, sub(1, pow(BETA1, n))), div(s, sub(1, pow(BETA2, n)))];

@@ -32,7 +32,7 @@ async function openGPU() {
 }
 
 /** A sheet of tiles, a PNG of as many images as labels, as bytes in planes (N, 3, 32, 32). */
-async function pixels(png, count) {
+export async function pixels(png, count) {
   const bytes = Uint8Array.from(atob(png), (c) => c.charCodeAt(0));
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const sheet = await createImageBitmap(new Blob([bytes], { type: "image/png" }), options);
