@@ -1,12 +1,13 @@
 // The panel of "Train here": what a reader chooses, and what the worker that trains has to say.
 
-import { format, h } from "./base.js";
+import { h } from "./base.js";
 
 const LOOK = `
 .train { border-top: 1px solid var(--line); margin-top: 0.75rem; padding-top: 0.5rem; }
 .train p { margin: 0.25rem 0; }
 .train progress { width: 100%; height: 8px; accent-color: var(--accent); }
 .train .rates { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
+.train .rates legend { display: block; grid-column: 1 / -1; }
 .train .rates label { justify-content: space-between; }
 `;
 const SOURCE = "trained here";
@@ -155,12 +156,8 @@ export function mount(panel, { worker, sample }) {
     },
     done() {
       dismiss();
-      const last = (norm) => panel.rows(SOURCE).findLast((row) => row.norm === norm);
-      const finished = Object.keys(norms).map(last).filter((row) => row?.epoch === Number(epochs.value));
-      const [best] = finished.sort((a, b) => a.train_loss - b.train_loss);
       enter("over");
-      const first = best ? `${norms[best.norm].label} reached the lowest training loss, ${format(best.train_loss)}.` : "All five diverged.";
-      say(`${first} Change a learning rate below and start again: which one tolerates ten times as much?`);
+      say("All five have run. Change a learning rate below and start again: who tolerates ten times as much?");
     },
   };
 

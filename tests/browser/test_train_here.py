@@ -13,14 +13,19 @@ import chromium
 import numpy as np
 import pytest
 import torch
+from chromium import Visit
+from figures import FiveCurves
 from figures.scripts import site_script
 from figures.train import panel_script, sample, worker
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnlib import ConvPoolCNNC, Norm, data_dependent_init_, load_cifar10
+from wnlib.lab import load_runs
 
+RUNS = Path(__file__).parent.parent.parent / "book" / "runs"
+RACING = "document.querySelector('[data-wn-figure]').wnFigure"
 SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 WIDTH, BATCH = 4, 20
 every = pytest.mark.parametrize("norm", list(Norm))
@@ -68,11 +73,7 @@ addEventListener("message", async ({ data }) => {
 def software(browser: Browser) -> Iterator[Browser]:
     """A browser with WebGPU in software."""
     path = chromium.find()
-    launched = browser.browser_type.launch(
-        executable_path=path, args=[*chromium.FLAGS, *SOFTWARE]
-    )
-    page = launched.new_page()
-    page.goto("chrome://version")
+    launched = browser.browser_type.launch(executable_path=path, args=[*chromium.FLAGS, *SOFTWARE])
     yield launched
     launched.close()
 
@@ -242,14 +243,17 @@ def test_initialization_gives_mean_0_and_variance_1(bare: Page, norm: Norm) -> N
     assert len(found["moments"]) == 10
     for means, variances in found["moments"]:
         assert means == pytest.approx([0] * len(means), abs=1e-4)
-        assert variances == pytest.approx([1] * len(variances), abs=1e-3)
+        # Batch norm adds 1e-6 to variances that are small where weights are.
+        assert variances == pytest.approx(
+            [1] * len(variances), abs=0.02 if norm is Norm.BN else 1e-3
+        )
 
 
 # ── The worker ─────────────────────────────────────────────────────────────────────────────────
 
 RACE = {
     **{"what": "race", "images": 200, "batch": 50, "epochs": 2, "width": WIDTH, "seed": 0},
-    "rates": {"mobn": 0.003, "wn_mobn": 0.003},
+    "rates": {"mobn": 0.003},
 }
 
 
@@ -280,29 +284,27 @@ def test_the_images_are_the_samples(bare: Page) -> None:
 
 def test_a_seed_gives_the_same_run_stopped_or_not(bare: Page) -> None:
     whole = race(bare)
-    found = rows(whole)
-    assert [(row["norm"], row["epoch"]) for row in found] == [
-        ("mobn", 1), ("wn_mobn", 1), ("mobn", 2), ("wn_mobn", 2)
-    ]  # fmt: skip
-    assert [row["lr"] for row in found] == [0.003] * 4
-    for first, last in (found[::2], found[1::2]):
-        assert last["train_loss"] < first["train_loss"] < 4
-        assert 0.5 < last["test_error"] < 1
-    assert [each["state"] for each in whole if "state" in each] == ["interrupted"] * 2 + ["finished"] * 2
+    first, last = found = rows(whole)
+    assert [row["epoch"] for row in found] == [1, 2]
+    assert [row["lr"] for row in found] == [0.003, 0.003]
+    assert 2 < last["train_loss"] < first["train_loss"] < 4
+    assert 0.5 < last["test_error"] < 1
+    assert [said["state"] for said in whole if "state" in said] == ["interrupted", "finished"]
     stop = """(said, tell) => {
-      if (said.what !== "row" || said.row.epoch !== 1) return;
+      if (said.row?.epoch !== 1) return;
       tell({ what: "stop" });
       setTimeout(tell, 300, { what: "go on" });
     }"""
     assert rows(race(bare, stop)) == found
-    other = rows(race(bare, epochs=1, seed=1, rates={"mobn": 0.003}))
-    assert other[0]["train_loss"] != found[0]["train_loss"]
+    assert rows(race(bare, epochs=1, seed=1))[0]["train_loss"] != first["train_loss"]
 
 
 def test_a_run_that_diverges_ends(bare: Page) -> None:
-    said = race(bare, rates={"none": 1e6, "bn": 0.003})
-    assert [(row["norm"], row["epoch"]) for row in rows(said)] == [("none", 1), ("bn", 1), ("bn", 2)]
-    assert [each["state"] for each in said if "state" in each] == ["diverged", "interrupted", "finished"]
+    said = race(bare, images=100, rates={"none": 1e6, "mobn": 0.003})
+    found = [(row["norm"], row["epoch"]) for row in rows(said)]
+    assert found == [("none", 1), ("mobn", 1), ("mobn", 2)]
+    states = [each["state"] for each in said if "state" in each]
+    assert states == ["diverged", "interrupted", "finished"]
 
 
 BEFORE = {
@@ -331,3 +333,43 @@ def test_what_stops_the_gpu_is_said(bare: Page, accident: str, sentence: str) ->
     call = f"([text, job]) => work(text, {{ ...job, sample }}, ['done', 'failed'], {stop})"
     said = bare.evaluate(call, [text, RACE])
     assert sentence in said[-1]["why"]
+
+
+# ── The panel ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def shown(home: Path) -> Callable[[Browser, str], Visit]:
+    """A page with the race, as a file or over http; the scripts lie beside it."""
+    figure = FiveCurves(load_runs(RUNS / "width96-paper-40"), mode="race", train=True)
+    (home / "race.html").write_text(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>The race</title>'
+        '<link rel="icon" href="data:,"><script defer src="figures.js"></script>'
+        f"<main><h1>The race</h1>{figure.html()}</main>",
+        encoding="utf-8",
+    )
+    return lambda browser, address: Visit(browser.new_context(), address, "race.html")
+
+
+def test_from_the_press_to_a_curve(software: Browser, home: Path, shown: Any, bare: Page) -> None:
+    asked: list[str] = []
+    visit = shown(software, f"{home.as_uri()}/")
+    page = visit.page
+    page.on("request", lambda request: asked.append(request.url))
+    assert not page.evaluate("() => 'wnParts' in window")
+    page.get_by_role("button", name="Train here").click()
+    panel = page.get_by_role("group", name="Train here")
+    expect(panel).to_contain_text("at width 16", timeout=60_000)
+    assert [url for url in asked if not url.startswith("blob:")] == [f"{home.as_uri()}/train.js"]
+    panel.locator("summary").click()
+    for name, value in {"images": "200", "epochs": "2", "width": "4"}.items():
+        panel.locator(f"[data-name={name}]").select_option(value)
+    panel.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_function(f"() => {RACING}.rows('trained here').length > 0", timeout=60_000)
+    panel.get_by_role("button", name="Stop").click()
+    expect(panel.get_by_role("button", name="Go on")).to_be_visible()
+    (row, *_) = page.evaluate(f"() => {RACING}.rows('trained here')")
+    assert (row["norm"], row["epoch"]) == ("none", 1)
+    assert 2 < row["train_loss"] < 4
+    page.close()
+    assert visit.problems == []
