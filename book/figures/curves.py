@@ -12,7 +12,7 @@ from wnlib.training import Recipe, state_after
 
 from figures.base import Figure, rounded
 from figures.plots import Plot, plot_test_error
-from figures.scripts import part_script
+from figures.train import panel_script
 
 COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
 # What is kept of each: whole images, six digits of a loss, milliseconds.
@@ -115,7 +115,7 @@ class FiveCurves(Figure):
     def _load(self, _: Any, content: Any, buffers: Any) -> None:
         """Send the page the script that it asks for: a widget has no site to take it from."""
         if content == {"load": "train"}:
-            self.send({"name": "train", "script": part_script("train")})
+            self.send({"name": "train", "script": panel_script()})
 
     @traitlets.validate("window")
     def _odd(self, proposal: Any) -> int:

@@ -12,7 +12,7 @@ _DEFAULT = re.compile(r"^export default (.*;)$", re.M)
 
 def module(script: str) -> str:
     """The figure's front end and what it imports, as one ES module for anywidget."""
-    return f"{_bundle([script])}export default ${script}.default;\n"
+    return f"{bundle([script])}export default ${script}.default;\n"
 
 
 def site_script() -> str:
@@ -23,16 +23,10 @@ def site_script() -> str:
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.js"))}
     names = [name for name, text in sources.items() if _DEFAULT.search(text)]
     fronts = ", ".join(f"{name}: ${name}.default" for name in names)
-    return f'"use strict";\n(() => {{\n{_bundle(names)}$base.present({{ {fronts} }});\n}})();\n'
+    return f'"use strict";\n(() => {{\n{bundle(names)}$base.present({{ {fronts} }});\n}})();\n'
 
 
-def part_script(script: str) -> str:
-    """A part of a figure that is loaded when a reader asks for it, as one classic script."""
-    left = f"(globalThis.wnParts ??= {{}}).{script} = ${script};"
-    return f'"use strict";\n(() => {{\n{_bundle([script])}{left}\n}})();\n'
-
-
-def _bundle(scripts: list[str]) -> str:
+def bundle(scripts: list[str]) -> str:
     """Each script once, after those that it imports, in a scope of its own."""
     order: list[str] = []
 

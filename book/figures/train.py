@@ -9,7 +9,7 @@ from base64 import b64encode
 from importlib.resources import files
 from pathlib import Path
 
-from figures.scripts import FOLDER, _bundle
+from figures.scripts import FOLDER, bundle
 
 JAX = FOLDER.parent / "_static" / "vendor" / "jax-js"
 ENTRY = "index.cjs"
@@ -19,13 +19,13 @@ def panel_script() -> str:
     """A classic script that leaves the panel's `mount` in `globalThis.wnParts.train`."""
     parts = json.dumps({"worker": worker(), "sample": sample()})
     mount = f"(panel) => $train_panel.mount(panel, {parts})"
-    body = f"{_bundle(['train_panel'])}(globalThis.wnParts ??= {{}}).train = {{ mount: {mount} }};"
+    body = f"{bundle(['train_panel'])}(globalThis.wnParts ??= {{}}).train = {{ mount: {mount} }};"
     return f'"use strict";\n(() => {{\n{body}\n}})();\n'
 
 
 def worker(script: str = "train_worker") -> str:
     """What the worker runs: jax-js as `jax`, then a script, and those that it imports."""
-    return f"{_jax()}{_bundle([script])}"
+    return f"{_jax()}{bundle([script])}"
 
 
 def sample() -> dict[str, dict[str, str]]:

@@ -451,7 +451,7 @@ def test_a_race_begins_with_its_first_heat(report):
 
 def test_a_kernel_sends_what_a_widget_asks_for(report, monkeypatch):
     race, sent = FiveCurves(report, mode="race", train=True), []
-    monkeypatch.setattr("figures.curves.part_script", lambda name: f"the script of {name}")
+    monkeypatch.setattr("figures.curves.panel_script", lambda: "the script of train")
     monkeypatch.setattr(race, "send", sent.append)
     for content in ({"load": "train"}, {"load": "../secret"}, "train"):
         race._handle_custom_msg(content, [])

@@ -157,8 +157,7 @@ def by_mouse(page: Page, control: Control) -> bool:
 
 
 # Controls that change nothing in the drawing, and why.
-EXCEPTIONS = {
-}
+EXCEPTIONS = {}
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """*Train here*: the network in JavaScript against torch, and the panel from the press on.
 
-All of it runs on Chromium's software adapter for WebGPU, slowly: so the networks and minibatches are tiny.
+It runs on Chromium's software adapter for WebGPU, slowly: so networks and minibatches are tiny.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 WIDTH, BATCH = 4, 20
 every = pytest.mark.parametrize("norm", list(Norm))
 
-# In the page: start a worker from text, give it a message, collect what it says up to the last word.
+# In the page: start a worker from text, give it a message, collect what it says to its last word.
 PAGE = """<!doctype html><html lang="en"><title>t</title><script>
 const work = (script, job, last, react = () => {}) => new Promise((resolve) => {
   const heard = [];
@@ -94,7 +94,8 @@ def bare(software: Browser, home: Path) -> Iterator[Page]:
     page = software.new_page()
     page.on("console", lambda message: said.append(message.text))
     page.goto((home / "bare.html").as_uri())
-    has = "navigator.gpu?.requestAdapter().then((adapter) => postMessage({ what: 'done', adapter: !!adapter }))"
+    tell = "(adapter) => postMessage({ what: 'done', adapter: !!adapter })"
+    has = f"navigator.gpu?.requestAdapter().then({tell})"
     if not page.evaluate("script => work(script, 0, ['done'])", has)[0].get("adapter"):
         pytest.skip("needs a Chromium with WebGPU in software (SwiftShader)")
     page.evaluate("text => { window.sample = JSON.parse(text); }", json.dumps(sample()))
@@ -120,7 +121,7 @@ def flat(t: Tensor) -> dict[str, Any]:
 def parts(model: nn.Module) -> dict[str, list[dict[str, Tensor]]]:
     """torch's network as the page has it: learned, running and frozen, by layer."""
     found: dict[str, list[dict[str, Tensor]]] = {"learned": [], "running": [], "frozen": []}
-    blocks = (m for m in model.children() if isinstance(m, nn.Sequential))
+    blocks: list[Any] = [m for m in model.children() if isinstance(m, nn.Sequential)]
     for block in blocks:
         layer, norm = block.layer, getattr(block, "norm", None)
         learned: dict[str, Tensor] = {"b": layer.bias if norm is None else norm.bias}
@@ -211,7 +212,8 @@ def test_adam_is_torchs(bare: Page) -> None:
         bare,
         """async function answer({ gradients }) {
           let [p, m, s] = [np.array([1, 2, 3, 4]), np.zeros([4]), np.zeros([4])];
-          gradients.forEach((g, i) => ([p, m, s] = $train.adam(p, np.array(g), m, s, np.array(i + 1), 0.01)));
+          for (const [i, g] of gradients.entries())
+            [p, m, s] = $train.adam(p, np.array(g), m, s, np.array(i + 1), 0.01);
           return { p: await numbers(p) };
         }""",
         {"gradients": gradients},
@@ -359,17 +361,31 @@ def test_from_the_press_to_a_curve(software: Browser, home: Path, shown: Any, ba
     assert not page.evaluate("() => 'wnParts' in window")
     page.get_by_role("button", name="Train here").click()
     panel = page.get_by_role("group", name="Train here")
-    expect(panel).to_contain_text("at width 16", timeout=60_000)
+    expect(panel).to_contain_text("at width 16", timeout=120_000)
     assert [url for url in asked if not url.startswith("blob:")] == [f"{home.as_uri()}/train.js"]
     panel.locator("summary").click()
     for name, value in {"images": "200", "epochs": "2", "width": "4"}.items():
         panel.locator(f"[data-name={name}]").select_option(value)
     panel.get_by_role("button", name="Start", exact=True).click()
-    page.wait_for_function(f"() => {RACING}.rows('trained here').length > 0", timeout=60_000)
+    page.wait_for_function(f"() => {RACING}.rows('trained here').length > 0", timeout=120_000)
     panel.get_by_role("button", name="Stop").click()
     expect(panel.get_by_role("button", name="Go on")).to_be_visible()
     (row, *_) = page.evaluate(f"() => {RACING}.rows('trained here')")
     assert (row["norm"], row["epoch"]) == ("none", 1)
     assert 2 < row["train_loss"] < 4
-    page.close()
+    page.context.close()
+    assert visit.problems == []
+
+
+def test_without_an_adapter_the_race_stays(browser: Browser, home: Path, shown: Any) -> None:
+    with chromium.served(home) as address:
+        visit = shown(browser, address)
+        page = visit.page
+        page.get_by_role("button", name="Train here").click()
+        panel = page.get_by_role("group", name="Train here")
+        expect(panel).to_contain_text("this browser found none. Chrome, Edge and Safari")
+        expect(panel.get_by_role("button", name="Start")).to_be_hidden()
+        page.get_by_role("button", name="Play").click()
+        expect(page.get_by_text("epoch 1 of 40")).to_be_visible()
+        page.context.close()
     assert visit.problems == []
