@@ -3,7 +3,7 @@
 # CONSTRAINTS names the versions to take, "" for the newest; TORCH=cpu takes PyTorch's build without CUDA.
 set -eu
 
-tested="3.11, 3.12 or 3.13"
+tested="3.11 to 3.14"
 constraints=${CONSTRAINTS-constraints.txt}
 finished=.venv/installed # says for what: written last, so that half an installation never counts
 begun=.venv/installing   # there from the first step of a new .venv to the last
@@ -15,18 +15,21 @@ fail() {
 
 runs() { "$1" -c '' >/dev/null 2>&1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
-is_tested() { case "$(version "$1" 2>/dev/null)" in 3.11 | 3.12 | 3.13) ;; *) return 1 ;; esac }
+is_tested() { case "$(version "$1" 2>/dev/null)" in 3.11 | 3.12 | 3.13 | 3.14) ;; *) return 1 ;; esac }
+is_newer() { case "$(version "$1" 2>/dev/null)" in 3.1[5-9] | 3.[2-9][0-9]) ;; *) return 1 ;; esac }
 
 find_python() {
-  other=
-  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.13 python3.12 python3.11; fi
+  newer= other=
+  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi
   for name in "$@"; do
     runs "$name" || continue
     is_tested "$name" && python=$name && return
-    other=${other:-$name}
+    if is_newer "$name"; then newer=${newer:-$name}; else other=${other:-$name}; fi
   done
+  python=$newer
+  [ -z "$python" ] || return 0
   hint="install Python $tested, or name one: make PYTHON=/path/to/python3"
-  [ -z "$other" ] || fail "Python $(version "$other") ($other) is not one that this book is tested with: $hint"
+  [ -z "$other" ] || fail "Python $(version "$other") ($other) is too old for this book: $hint"
   [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON does not run: $hint"
   fail "No Python found: $hint"
 }
@@ -70,7 +73,8 @@ if [ -x .venv/bin/python ] && [ "$key_before" = "$key" ]; then
 fi
 
 usable() { # not half made, not moved with its folder, and with a Python that is still there
-  [ ! -e "$begun" ] && [ "${key_before#"$here "}" != "$key_before" ] && is_tested .venv/bin/python &&
+  [ ! -e "$begun" ] && [ "${key_before#"$here "}" != "$key_before" ] &&
+    { is_tested .venv/bin/python || is_newer .venv/bin/python; } &&
     .venv/bin/python -m pip --version >/dev/null 2>&1
 }
 if ! usable; then
@@ -79,6 +83,8 @@ if ! usable; then
     fail "Python $(version "$python") ($python) cannot make a virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
   check_disk
   echo "Installing PyTorch, Jupyter Book and the rest into .venv with Python $(version "$python"): 2 to 10 minutes, once"
+  is_newer "$python" &&
+    echo "Python $(version "$python") is newer than those that this book is tested with ($tested): it gets the newest versions" >&2
   rm -rf .venv
   mkdir .venv
   touch "$begun"
@@ -87,6 +93,8 @@ else
   echo "Bringing .venv up to date: seconds to minutes"
 fi
 : >.venv/pip.log
+# The tested versions may not be there for a newer Python.
+[ -n "${CONSTRAINTS+set}" ] || ! is_newer .venv/bin/python || constraints=
 set -- -r requirements.txt ${constraints:+-c "$constraints"}
 if [ "${TORCH:-}" = cpu ]; then # uv knows where PyTorch keeps its builds
   install pip uv
