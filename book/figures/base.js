@@ -31,6 +31,9 @@ input[type="range"] { flex: 1 1 5rem; width: 9.5rem; min-width: 5rem; max-width:
 input[type="radio"], input[type="checkbox"] { margin: 0; width: 1rem; height: 1rem; cursor: pointer; }
 .chip { gap: 0.35rem; padding: 0 0.6rem; border: 1px solid var(--line); border-radius: 999px; cursor: pointer; }
 .chip:has(:checked) { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
+.transport .play { min-width: 7.6em; white-space: nowrap; flex: none; }
+.transport output { white-space: nowrap; }
+input.bar { flex: 1 1 11rem; max-width: none; }
 output { font-variant-numeric: tabular-nums; min-width: 2.5em; }
 select { min-width: 0; max-width: 100%; text-overflow: ellipsis; }
 details { width: 100%; }

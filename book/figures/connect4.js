@@ -116,66 +116,113 @@ export function propose({ weights, width, blocks }, [mine, mask]) {
 }
 
 const VALUES = { 1: "win", 0: "draw", "-1": "loss" };
+const WORDS = { 1: "a win", 0: "a draw", "-1": "a loss" };
+const LOOK = ".column { cursor: pointer; } .column[aria-disabled=true] { cursor: default; } .column:focus-visible { outline-offset: -2px; }";
+
+/** After these columns: the boards, whether the game is over, and the stones. */
+export function follow(pair, moves) {
+  for (const column of moves) pair = play(pair, Number(column));
+  const won = wins(pair[1] ^ pair[0]);
+  return { pair, won, over: won || pair[1] === BOARD };
+}
 
 function build(stage) {
   const { positions, tower } = stage.get("data");
   const net = { ...tower, weights: halves(tower.weights) };
   const known = new Map();
   const boards = positions.map((pair) => pair.map(BigInt));
+  stage.figure.append(h("style", {}, LOOK));
   stage.slider("position", "Position", { min: 0, max: positions.length - 1, show: (v) => `${v + 1} of ${positions.length}` });
-  stage.toggle("answers", "Show the answers");
+  const undo = stage.button("Take back", () => stage.set("moves", stage.get("moves").slice(0, yours() * 2)));
   stage.bind("moves");
   stage.listen("position", () => stage.set("moves", ""));
-  const svg = s("svg", { role: "img" });
-  stage.canvas.append(svg);
-  const row = h("div", { class: "controls", role: "group", "aria-label": "Play" });
-  stage.canvas.after(row);
-  const add = (column) => stage.set("moves", stage.get("moves") + column);
-  const columns = EACH.map((c) => stage.button(`Column ${c}`, () => add(c), { parent: row }));
-  const best = stage.button("The network’s choice", () => add(now().choice), { parent: row });
-  const undo = stage.button("Undo", () => stage.set("moves", stage.get("moves").slice(0, -1)), { parent: row });
+  const marks = s("g", { "aria-hidden": "true" });
+  const svg = s("svg", { role: "group" }, marks);
+  const said = h("p", { style: "margin: 0.3rem 0 0; width: 100%; min-height: 2.8em" });
+  stage.canvas.append(svg, said);
+  const columns = EACH.map((c) => {
+    const node = s("rect", { class: "column", tabindex: 0, role: "button", fill: "transparent" });
+    node.addEventListener("click", () => move(c));
+    node.addEventListener("keydown", ({ key }) => {
+      if (key === "Enter" || key === " ") move(c);
+      columns[c + { ArrowLeft: -1, ArrowRight: 1 }[key]]?.focus();
+    });
+    return node;
+  });
+  svg.append(...columns);
 
-  function now() {
-    let pair = boards[stage.get("position")];
-    for (const column of stage.get("moves")) pair = play(pair, Number(column));
-    const over = wins(pair[1] ^ pair[0]) || pair[1] === BOARD;
-    const chances = over ? EACH.map(() => null) : propose(net, pair);
-    return { pair, over, chances, values: over ? EACH.map(() => null) : solve(pair, known), choice: chances.indexOf(Math.max(...chances.map((v) => v ?? -1))) };
+  const start = () => boards[stage.get("position")];
+  /** The reader's moves before the last one. */
+  const yours = () => Math.max(Math.ceil(stage.get("moves").length / 2) - 1, 0);
+  const asked = (pair) => {
+    const chances = propose(net, pair);
+    return { chances, choice: chances.indexOf(Math.max(...chances.map((v) => v ?? -1))) };
+  };
+
+  /** The reader's stone, and the network's answer. */
+  function move(column) {
+    const { pair, over } = follow(start(), stage.get("moves"));
+    if (over || !legal(pair[1]).includes(column)) return;
+    let moves = `${stage.get("moves")}${column}`;
+    const after = follow(start(), moves);
+    if (!after.over) moves += asked(after.pair).choice;
+    stage.set("moves", moves);
   }
 
   return () => {
-    const { pair, over, chances, values, choice } = now();
-    const turn = stage.get("moves").length % 2; // 0: blue is to move, as at the start
-    const blue = turn ? pair[0] ^ pair[1] : pair[0];
+    const moves = stage.get("moves");
+    const { pair, won, over } = follow(start(), moves);
+    const blue = moves.length % 2 ? pair[0] ^ pair[1] : pair[0];
     const cell = Math.min(48, stage.width / COLUMNS);
     const [wide, high, foot] = [COLUMNS * cell, ROWS * cell, 58];
     for (const [key, value] of Object.entries({ width: wide, height: high + foot, viewBox: `0 0 ${wide} ${high + foot}` })) svg.setAttribute(key, value);
-    const marks = [s("rect", { x: 0.5, y: 0.5, width: wide - 1, height: high - 1, rx: 6, fill: "none", stroke: "currentColor", "stroke-opacity": 0.5 })];
-    const show = stage.get("answers");
+    const parts = [s("rect", { x: 0.5, y: 0.5, width: wide - 1, height: high - 1, rx: 6, fill: "none", stroke: "currentColor", "stroke-opacity": 0.5 })];
+
+    // What the solver and the network say of the position in which the reader last chose.
+    const before = moves && follow(start(), moves.slice(0, 2 * yours())).pair;
+    const mine = moves && Number(moves[2 * yours()]);
+    const values = before ? solve(before, known) : [];
+    const { chances, choice } = before ? asked(before) : { chances: [] };
+    const places = new Map(); // the last two stones, where they lie
+    let seen = start();
+    for (const [k, c] of [...moves].entries()) {
+      const next = play(seen, Number(c));
+      if (k >= 2 * yours()) places.set(seen[1] ^ next[1], true);
+      seen = next;
+    }
     for (const c of EACH) {
       const x = (c + 0.5) * cell;
+      const heights = [];
       for (let r = 0; r < ROWS; r++) {
         const there = (pair[1] & bit(c, r)) !== 0n;
         const norm = (blue & bit(c, r)) !== 0n ? NORMS.wn : NORMS.bn;
-        const look = there ? { fill: norm.color } : { fill: "none", stroke: "currentColor", "stroke-opacity": 0.25 };
-        marks.push(s("circle", { cx: x, cy: high - (r + 0.5) * cell, r: 0.4 * cell, ...look }));
-        if (there && norm === NORMS.bn) marks.push(s("circle", { cx: x, cy: high - (r + 0.5) * cell, r: 0.16 * cell, fill: "#fff" }));
+        heights.push(there ? (norm === NORMS.wn ? "blue" : "orange") : "");
+        const y = high - (r + 0.5) * cell;
+        const fresh = there && places.has(bit(c, r));
+        const look = there ? { fill: norm.color, stroke: fresh ? "currentColor" : "none", "stroke-width": 2.5 } : { fill: "none", stroke: "currentColor", "stroke-opacity": 0.25 };
+        parts.push(s("circle", { cx: x, cy: y, r: 0.4 * cell, ...look }));
+        if (there && norm === NORMS.bn) parts.push(s("circle", { cx: x, cy: y, r: 0.16 * cell, fill: "#fff" }));
       }
-      const text = (y, words, more = {}) => marks.push(s("text", { x, y: high + y, "text-anchor": "middle", ...more }, words));
-      text(15, String(c));
-      if (show && values[c] != null) text(34, VALUES[values[c]]);
-      if (show && chances[c] != null) text(52, `${Math.round(chances[c])} %`, c === choice ? { class: "strong" } : {});
-      columns[c].disabled = over || !legal(pair[1]).includes(c);
+      const text = (y, words, strong) => parts.push(s("text", { x, y: high + y, "text-anchor": "middle", ...(strong ? { class: "strong" } : {}) }, words));
+      text(15, c === mine && moves ? `▲ ${c}` : String(c), c === mine && moves);
+      if (values[c] != null) text(34, VALUES[values[c]], values[c] === Math.max(...values.filter((v) => v != null)));
+      if (chances[c] != null) text(52, `${Math.round(chances[c])} %`, c === choice);
+      const free = !over && legal(pair[1]).includes(c);
+      const told = `Column ${c}, from below: ${heights.filter(Boolean).join(", ") || "empty"}`;
+      for (const [key, value] of Object.entries({ x: c * cell, y: 0, width: cell, height: high, "aria-label": told, "aria-disabled": !free })) columns[c].setAttribute(key, value);
     }
-    svg.replaceChildren(...marks);
-    best.disabled = over;
-    undo.disabled = !stage.get("moves");
-    const who = turn ? "Orange" : "Blue";
-    const solved = EACH.filter((c) => values[c] != null).map((c) => `${c} ${VALUES[values[c]]}, network ${Math.round(chances[c])} %`);
-    const ended = wins(pair[1] ^ pair[0]) ? `${turn ? "Blue" : "Orange"} has four in a line.` : "The board is full.";
-    const text = over ? ended : `${who} is to move. ${show ? `Column ${solved.join("; ")}.` : ""}`;
-    svg.setAttribute("aria-label", `Connect-4. ${text}`);
-    stage.say(text);
+    marks.replaceChildren(...parts);
+    undo.disabled = !moves;
+
+    const best = values.length && Math.max(...values.filter((v) => v != null));
+    const judged = before && (values[mine] === best ? `that is ${WORDS[best]}, the best there is` : `that is ${WORDS[values[mine]]}, where ${WORDS[best]} was to be had`);
+    const own = before && `You played column ${mine}: ${judged}. The network would have played ${choice === mine ? "the same" : `column ${choice}, ${WORDS[values[choice]]}`}.`;
+    // Whoever moved last has the four in a line.
+    const ended = won ? (moves.length % 2 ? "You have four in a line." : "The network has four in a line.") : "The board is full.";
+    const next = over ? ended : before ? `It answered with column ${moves.at(-1)}; it is your turn.` : "You are blue, and it is your turn: choose a column.";
+    said.textContent = [own, next].filter(Boolean).join(" ");
+    svg.setAttribute("aria-label", "Connect-4: seven columns, of which the arrow keys choose one, and Enter plays it.");
+    stage.say(said.textContent);
   };
 }
 

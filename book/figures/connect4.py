@@ -1,4 +1,4 @@
-"""Connect-4 on a board to play on, with a network's moves beside a solver's."""
+"""Connect-4 against a network: what each column leads to is shown once the reader has chosen."""
 
 import base64
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from figures.plots import COLORS, Plot
 
 
 class Connect4(Figure):
-    """Positions to play on; the page solves them, and asks the network, by itself.
+    """Positions in which the reader moves and a network answers; the page solves them by itself.
 
     Args:
         positions: pairs (stones of the player to move, all stones), each a board of 49 bits, cell
@@ -28,21 +28,19 @@ class Connect4(Figure):
 
     Attributes:
         position: the place of one.
-        moves: the columns played since, one digit each.
-        answers: whether the solver's and the network's answers are seen.
+        moves: the columns played since, one digit each, the reader's first.
     """
 
     script = "connect4"
 
     position = traitlets.Int(0, min=0).tag(sync=True)
     moves = traitlets.Unicode().tag(sync=True)
-    answers = traitlets.Bool(True).tag(sync=True)
-    title = traitlets.Unicode("Play a column: does the network see what the solver sees?").tag(
-        sync=True
-    )
+    title = traitlets.Unicode(
+        "Play a column: can you find the move that the solver finds? Can the network?"
+    ).tag(sync=True)
     caption = traitlets.Unicode(
-        "Blue begins. Below each column: what it leads to for the player to move if both play "
-        "perfectly, and the network’s probability of it, the largest in bold."
+        "You are blue. After your move the columns show what each of them led to for you if both "
+        "play perfectly, and the network’s probability of it; the best is in bold."
     ).tag(sync=True)
 
     def __init__(

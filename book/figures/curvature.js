@@ -80,21 +80,17 @@ export function reach(paths) {
 const LOOKS = {
   plain: { name: "plain", color: NORMS.bn.color, dash: "5 3", mark: "circle" },
   scaled: { name: "each axis scaled", color: NORMS.wn.color, dash: "", mark: "square" },
-  root: { name: "H to the −1/2", color: NORMS.wn.color, dash: "", mark: "square" },
+  root: { name: "H to the −1/2", color: NORMS.wn_mobn.color, dash: "8 2 2 2", mark: "triangle" },
 };
 
-function dot(look, x, y) {
-  return look.mark === "circle"
-    ? s("circle", { cx: x, cy: y, r: 2.8, fill: look.color })
-    : s("rect", { x: x - 2.8, y: y - 2.8, width: 5.6, height: 5.6, fill: look.color });
-}
+const SHAPES = { circle: "M-2.8 0A2.8 2.8 0 1 0 2.8 0A2.8 2.8 0 1 0 -2.8 0Z", square: "M-2.8 -2.8H2.8V2.8H-2.8Z", triangle: "M0 -3.8L3.6 2.8H-3.6Z" };
+const dot = (look, x, y) => s("path", { d: SHAPES[look.mark], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, fill: look.color });
 
 function build(stage) {
   const kappas = [1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100];
   stage.slider("kappa", "Condition number κ", { values: kappas });
-  stage.choice("coordinates", "Other coordinates", { scaled: LOOKS.scaled.name, root: LOOKS.root.name });
+  stage.slider("angle", "Turned by", { min: 0, max: 90, show: (v) => `${format(v)}°` });
   const parent = h("div", { class: "controls" });
-  stage.slider("angle", "Turned by", { min: 0, max: 90, show: (v) => `${format(v)}°`, parent });
   stage.toggle("best", "Best learning rate for each", { parent });
   const rate = stage.slider("rate", "Learning rate / limit", { min: 0.05, max: 1.2, step: 0.01, show: (v) => v.toFixed(2), parent });
   stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more"), parent));
@@ -117,7 +113,7 @@ function build(stage) {
     const [kappa, angle, start, best] = ["kappa", "angle", "start", "best"].map((name) => stage.get(name));
     rate.disabled = best;
     const H = bowl(kappa, angle);
-    const runs = ["plain", stage.get("coordinates")].map((key) => {
+    const runs = Object.keys(LOOKS).map((key) => {
       const A = COORDINATES[key](H);
       const told = plan(H, A, best ? null : stage.get("rate"));
       const path = descend(H, A, start, told.eta, STEPS);
@@ -129,7 +125,7 @@ function build(stage) {
     if (!held) half = reach(runs.filter((run) => run.rho <= 1).map((run) => run.path));
     plane.frame({ x: [-half, half], y: [-half, half], width: side, height: side - 10 });
     contours(plane, kappa, angle, half);
-    for (const { look, path } of [runs[1], runs[0]]) {
+    for (const { look, path } of runs.toReversed()) {
       plane.line(path, { stroke: look.color, "stroke-dasharray": look.dash, "stroke-width": 1.4 });
       const near = path.filter(([x, y]) => Math.abs(x) < 2 * half && Math.abs(y) < 2 * half);
       plane.marks.append(...near.map(([x, y]) => dot(look, plane.x(x), plane.y(y))));
@@ -142,7 +138,7 @@ function build(stage) {
     const width = wide ? stage.width - side - 12 : stage.width;
     // Above 1 there is room for the name of a line that hardly falls.
     curve.frame({ x: [0, STEPS], y: [FLOOR, diverges ? TOP : 10], yLog: true, xLabel: "step", yLabel: "loss / loss at the start", width, height: wide ? side - 10 : 250, show: power });
-    for (const i of [1, 0]) drawLoss(curve, runs[i], i); // the dashed one over the other, should they agree
+    for (const i of [2, 1, 0]) drawLoss(curve, runs[i], i); // plain over the others, should they agree
     table.replaceChildren(...rows(runs));
     stage.say(runs.map((run) => `${run.look.name}: condition number ${format(run.condition)}, steps ${inSteps(run)}`).join("; "));
   };
@@ -178,7 +174,7 @@ function drawLoss(axes, { look, loss, rho }, i) {
   const width = 7.5 * look.name.length; // within the frame, wherever its line leads
   const at = k < 6 ? axes.x(seen.length) + 4 : axes.x(k) + (side > 0 ? 9 : -9 - width);
   const x = Math.max(axes.box.x0 + 4, Math.min(axes.box.x1 - width, at));
-  const y = k < 6 ? axes.y(FLOOR * 10 ** (i ? 0.6 : 2)) : axes.y(value) + (i ? 18 : -8);
+  const y = k < 6 ? axes.y(FLOOR * 10 ** [3.4, 2, 0.6][i]) : axes.y(value) + (i ? 18 : -8);
   axes.marks.append(s("text", { class: "strong", x, y: Math.max(axes.box.y1 + 12, Math.min(axes.box.y0 - 4, y)) }, look.name));
 }
 

@@ -1,8 +1,9 @@
 import { Axes, NORMS, h, load, s, ticks, widget } from "./base.js";
 import { keyOf, paint, swatch } from "./chart.js";
 import { METRICS, isError, linesOf, rangeOf, seriesOf, timesOf } from "./history.js";
-import { Live, outcome, transport, upTo } from "./race.js";
+import { Live, outcome, upTo } from "./race.js";
 import { allValues, ranking, readAt } from "./readout.js";
+import { transport } from "./transport.js";
 
 const LOOK = `
 .keys, .notes { margin: 0.25rem 0 0; font-size: 0.92em; }
@@ -16,13 +17,12 @@ fieldset { min-width: 0; }
 .below td:last-child { min-width: 6rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .below tbody td:last-child { padding-left: calc(0.55em + 34px); text-indent: -34px; } /* a long name goes on beside its line */
 .below tr.over { opacity: 0.75; }
-.transport .play { min-width: 7.6em; white-space: nowrap; flex: none; }
-.transport output { white-space: nowrap; }
-input.bar { flex: 1 1 11rem; max-width: none; }
 .result { margin: 0.25rem 0; font-weight: 600; }
 .result:empty { display: none; }
 .chip .swatch { width: 22px; }
 `;
+
+const SECONDS = 16; // of a race at its usual speed
 
 /** The state in two halves: what the drawing depends on, and the cursor. */
 const STATE = ["bet", "metric", "by", "log", "whole", "window", "degree", "spread", "references", "hidden_norms", "hidden_sources"];
@@ -145,12 +145,21 @@ function build(stage) {
   stage.choice("spread", "Several seeds", kinds, { parent });
   stage.toggle("references", "the paper’s and the report’s tables", { parent });
   stage.bind("at");
-  stage.bind("epoch");
 
   let [version, painted, view, range, told] = [0, "", null, null, ""];
   const live = new Live();
   const everything = () => ({ ...stage.get("data"), curves: [...(stage.get("data").curves ?? []), ...live.curves] });
-  const race = mode === "curves" ? null : transport(stage, (head) => view && run(head));
+  const race =
+    mode !== "curves" &&
+    transport(stage, {
+      name: "epoch",
+      label: "Epoch of the race",
+      first: 1,
+      rate: (end) => (end / SECONDS) * stage.get("speed"),
+      words: (epoch, end) => `epoch ${epoch} of ${end}`,
+      value: (epoch, end) => (epoch >= end ? null : epoch), // also when more epochs come
+      moved: (head) => view && run(head),
+    });
   const axes = new Axes(stage, { label: "Training curves" });
   const cursor = s("line", { stroke: "currentColor", "stroke-opacity": 0.5 });
   const dots = s("g", { "aria-hidden": "true" });
@@ -166,10 +175,7 @@ function build(stage) {
   const again = h("button", { type: "button", onclick: nextHeat }, "Would your bet win again?");
   const panel = h("div", { class: "panel" });
   stage.canvas.after(notes, result, again, below, panel, more);
-  stage.onreset(() => {
-    details.open = false;
-    race?.stop();
-  });
+  stage.onreset(() => (details.open = false));
   stage.listen("data", renew);
   function renew() {
     version++;
@@ -220,7 +226,7 @@ function build(stage) {
     view = found.why ? null : found;
     stage.message(found.why ?? "");
     for (const node of [axes.svg, keys, below, details]) node.style.display = view ? "" : "none";
-    for (const node of [result, again, race?.row]) if (node) node.style.display = view && race ? "" : "none";
+    for (const node of [result, again, ...(race ? [race.row] : [])]) node.style.display = view && race ? "" : "none";
     more.style.display = curves.length ? "" : "none";
     notes.textContent = (found.notes ?? []).join(" ");
     if (!view) return;

@@ -1,39 +1,44 @@
 import { h, s, widget } from "./base.js";
-
-const STRIP = 10; // pixels of the line of frames below
+import { transport } from "./transport.js";
 
 function build(stage) {
-  const { size, count, name, alt, height, films } = stage.get("data");
+  const { size, name, alt, height, rate, films } = stage.get("data");
   const [w, tall] = size;
   stage.choice("film", "Show", Object.fromEntries(Object.entries(films).map(([key, { label }]) => [key, label])));
-  stage.slider("frame", name, { min: 0, max: count - 1, show: (v) => `${v + 1} of ${count}` });
-  const picture = s("image", { width: w, height: tall * count, style: "image-rendering: pixelated" });
+  const lower = name.toLowerCase();
+  const film = transport(stage, {
+    name: "frame",
+    label: name,
+    rate: () => rate,
+    still: stage.still,
+    words: (frame, end) => `${lower} ${frame + 1} of ${end + 1}`,
+    moved: (head) => show(Math.floor(head + 1e-9)),
+  });
+  const picture = s("image", { width: w, style: "image-rendering: pixelated" });
   const frame = s("svg", { x: 0, y: 0, viewBox: `0 0 ${w} ${tall}` }, picture);
-  const marks = s("g");
-  const svg = s("svg", { role: "img" }, frame, marks);
+  const border = s("rect", { x: 0.5, y: 0.5, fill: "none", stroke: "currentColor", "stroke-opacity": 0.4 });
+  const svg = s("svg", { role: "img" }, frame, border);
   const read = h("p", { style: "margin: 0; width: 100%" });
   stage.canvas.append(svg, read);
 
-  return () => {
-    const film = films[stage.get("film")];
-    const at = Math.min(stage.get("frame"), count - 1);
-    const scale = Math.min(stage.width / w, height / tall);
-    const [wide, high] = [scale * w, scale * tall];
-    for (const [key, value] of Object.entries({ width: wide, height: high + STRIP })) {
-      svg.setAttribute(key, value);
-      frame.setAttribute(key, key === "width" ? wide : high);
-    }
-    if (picture.getAttribute("href") !== film.sprite) picture.setAttribute("href", film.sprite);
+  function show(at) {
+    const { label, notes } = films[stage.get("film")];
     picture.setAttribute("y", -tall * at);
-    const part = wide / count;
-    marks.replaceChildren(
-      s("rect", { x: 0.5, y: 0.5, width: wide - 1, height: high - 1, fill: "none", stroke: "currentColor", "stroke-opacity": 0.4 }),
-      ...Array.from({ length: count }, (_, i) => s("rect", { x: i * part, y: high + 4, width: Math.max(part - 1, 0.5), height: 5, fill: i === at ? "var(--accent)" : "currentColor", "fill-opacity": i === at ? 1 : 0.2 })),
-    );
-    const text = film.notes[at];
-    read.textContent = text;
-    svg.setAttribute("aria-label", `${alt} ${film.label}: ${text}`);
-    stage.say(text);
+    read.textContent = notes[at];
+    svg.setAttribute("aria-label", `${alt} ${label}: ${notes[at]}`);
+    if (!film.playing) stage.say(notes[at]);
+  }
+
+  return () => {
+    const { notes, sprite } = films[stage.get("film")];
+    const scale = Math.min(stage.width / w, height / tall);
+    for (const [key, value] of Object.entries({ width: scale * w, height: scale * tall })) {
+      for (const node of [svg, frame]) node.setAttribute(key, value);
+      border.setAttribute(key, value - 1);
+    }
+    picture.setAttribute("height", tall * notes.length);
+    if (picture.getAttribute("href") !== sprite) picture.setAttribute("href", sprite);
+    show(Math.floor(film.put(notes.length - 1, stage.get("frame")) + 1e-9));
   };
 }
 

@@ -22,7 +22,7 @@ class Film(NamedTuple):
 
 
 class Frames(Figure):
-    """Films to step through, one at a time; all have the same size and length.
+    """Films to play or to step through, one at a time; all have frames of the same size.
 
     Args:
         films: by key.
@@ -30,14 +30,15 @@ class Frames(Figure):
         name: what a frame is, such as "Step".
         alt: what is seen in a frame, for those who don't see it.
         height: of a frame on the page at most, in pixels.
+        rate: of frames, a second.
         traits: the first state.
 
     Raises:
-        ValueError: films of several shapes, or a color of another form.
+        ValueError: frames of several shapes, or a color of another form.
 
     Attributes:
         film: the key of one.
-        frame: the place of one in it.
+        frame: the place of one in it; the last, if it has fewer.
     """
 
     script = "frames"
@@ -53,20 +54,21 @@ class Frames(Figure):
         name: str,
         alt: str,
         height: int = 260,
+        rate: float = 8,
         **traits: Any,
     ) -> None:
-        shapes = {film.frames.shape for film in films.values()}
+        shapes = {film.frames.shape[1:] for film in films.values()}
         if len(shapes) != 1:
-            raise ValueError(f"films have one shape, not {sorted(shapes)}")
+            raise ValueError(f"all frames have one shape, not {sorted(shapes)}")
         if odd := [color for color in palette if len(color) not in (7, 9)]:
             raise ValueError(f"a color is #rrggbb or #rrggbbaa, not {odd[0]}")
-        [(count, h, w)] = shapes
+        [(h, w)] = shapes
         data = {
             "size": [w, h],
-            "count": count,
             "name": name,
             "alt": alt,
             "height": height,
+            "rate": rate,
             "films": {
                 key: {
                     "label": film.label,
@@ -81,7 +83,7 @@ class Frames(Figure):
     def picture(self) -> Plot:
         """The frame of the first state."""
         film, (w, h) = self.data["films"][self.film], self.data["size"]
-        at = min(self.frame, self.data["count"] - 1)
+        at = min(self.frame, len(film["notes"]) - 1)
         sprite = Image.open(BytesIO(base64.b64decode(film["sprite"].partition(",")[2])))
         seen = np.asarray(sprite.convert("RGBA"))[h * at : h * (at + 1)]
 

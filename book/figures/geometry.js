@@ -1,4 +1,5 @@
 import { Axes, NORMS, format, h, s, widget } from "./base.js";
+import { apart } from "./history.js";
 import { arrange, overlap } from "./labels.js";
 
 const STEPS = 60;
@@ -97,12 +98,13 @@ export function reach(points) {
   return far <= REACH ? REACH : REACH * 1.5 ** Math.ceil(Math.log(far / REACH) / Math.log(1.5));
 }
 
+const NAMES = { sgd: "gradient descent", momentum: "momentum 0.9", adam: "Adam" };
 const COLORS = { v: NORMS.wn.color, w: NORMS.wn_mobn.color, down: NORMS.bn.color, across: NORMS.mobn.color };
 
 function build(stage) {
   const two = (value) => value.toFixed(2).replace("-", "−");
   const run = stage.button("Run", () => (timer ? stop() : start()));
-  stage.choice("optimizer", "Optimizer", { sgd: "gradient descent", momentum: "momentum 0.9", adam: "Adam" });
+  stage.choice("optimizer", "Optimizer", NAMES);
   const parent = h("div", { class: "controls" });
   const once = () => {
     stop();
@@ -178,7 +180,8 @@ function build(stage) {
     tip.put(...now.v, `v at ${format(now.v[0])}, ${format(now.v[1])}; the arrow keys move it and start anew`);
 
     const small = { width: wide ? stage.width - side - 12 : stage.width, height: wide ? (side - 6) / 2 : 190 };
-    drawLengths(lengths, states.slice(0, -1), step, small);
+    const others = Object.keys(NAMES).filter((optimizer) => optimizer !== at.optimizer);
+    drawLengths(lengths, states.slice(0, -1), step, small, NAMES[at.optimizer], others.map((optimizer) => [NAMES[optimizer], descend({ ...at, optimizer }, STEPS)]));
     drawRates(rates, states.slice(0, -1), step, small);
     const text = report(now, states[step + 1], step);
     read.textContent = text;
@@ -324,14 +327,21 @@ function label(axes, named, paths) {
   }
 }
 
-function drawLengths(axes, states, step, size) {
-  const high = Math.max(...states.map((state) => Math.max(state.norm, state.told)));
-  const low = Math.min(...states.map((state) => state.norm));
-  const pad = Math.max(0.12 * (high - low), 0.04 * high);
-  axes.frame({ ...size, x: RANGE, y: [Math.max(0, low - pad), high + 1.5 * pad], yLabel: "‖v‖" });
+/** ‖v‖ of the chosen optimizer beside that of the others, on one axis, whichever is chosen. */
+function drawLengths(axes, states, step, size, chosen, others) {
+  const all = [states, ...others.map(([, run]) => run)];
+  const norms = all.flat().map((state) => state.norm);
+  const high = Math.max(...norms) || 1;
+  const low = Math.max(Math.min(...norms), 1e-3 * high); // of v = 0 there is no logarithm
+  axes.frame({ ...size, x: RANGE, y: [0.85 * low, 1.3 * high], yLog: true, yLabel: "‖v‖" });
+  for (const [, run] of others) axes.line(run.map((state, k) => [k, state.norm || null]), { stroke: COLORS.v, "stroke-opacity": 0.35, "stroke-width": 1.4 });
   twice(axes, states, step, "told", { "stroke-dasharray": "5 3", "stroke-width": 4, "stroke-opacity": 0.5 });
   twice(axes, states, step, "norm", { stroke: COLORS.v });
-  name(axes, states, "norm", "‖v‖", "told", "Pythagoras");
+  const named = [[chosen, states], ...others];
+  const heights = named.map(([, run]) => axes.y(run.at(-1).norm) - 6);
+  apart(heights, 14, axes.box.y1 + 10, axes.box.y0 - 4).forEach((y, i) =>
+    axes.marks.append(s("text", { class: i ? "" : "strong", x: axes.x(STEPS), y, "text-anchor": "end", "fill-opacity": i ? 0.75 : 1 }, named[i][0])),
+  );
 }
 
 function drawRates(axes, states, step, size) {
@@ -363,7 +373,7 @@ function twice(axes, states, step, name, look) {
   axes.line(points, { ...look, "stroke-opacity": 0.55 });
   axes.line(points.slice(0, step + 1), look);
   const [k, value] = points[step];
-  if (value != null) axes.marks.append(s("circle", { cx: axes.x(k), cy: axes.y(value), r: 4, fill: look.stroke ?? "currentColor" }));
+  if (value != null && Number.isFinite(axes.y(value))) axes.marks.append(s("circle", { cx: axes.x(k), cy: axes.y(value), r: 4, fill: look.stroke ?? "currentColor" }));
 }
 
 export default widget(build);

@@ -47,9 +47,10 @@ class Geometry(Figure):
     caption = traitlets.Unicode(
         "At w the gradient splits: its part across w goes to v, times g/‖v‖; its part along w goes "
         "to g. What reaches v is orthogonal to v, so the next step of plain descent (small circle) "
-        "ends further out; the dotted circle is where v started. The plots by step: ‖v‖, beside "
-        "what Pythagoras makes of the lengths of the steps, and the effective learning rate across "
-        "w. The noise stands for minibatches."
+        "ends further out; the dotted circle is where v started. The plots by step: ‖v‖ under each "
+        "of the three optimizers, the chosen one beside what Pythagoras makes of the lengths of "
+        "its steps (dashed); and the effective learning rate across w. The noise stands for "
+        "minibatches."
     ).tag(sync=True)
     data = traitlets.Dict({"curvature": rounded(CURVATURE)}).tag(sync=True)
 

@@ -1,4 +1,4 @@
-import { Axes, NORMS, format, h, s, ticks, widget } from "./base.js";
+import { Axes, NORMS, format, h, s, widget } from "./base.js";
 
 /** Random 32-bit integers, the same for the same seed (mulberry32). */
 export function mulberry32(seed) {
@@ -119,8 +119,10 @@ export function density(x, low, high, bins) {
 
 const SOURCES = { gauss: "Gaussian", laplace: "Laplace", layer: "dense layer" };
 const NUMBERS = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000];
-const REACH = 7; // the axes reach so far, in units of 1/√n
+const REACH = 7; // the bins reach so far, in units of 1/√n
 const BINS = 70;
+const SIDE = 1.6; // the axes: the same for every n, so that one sees the noise shrink
+const HEIGHT = [1e-3, 40];
 const PANELS = {
   meanOnly: { name: "noise of mean-only BN", color: NORMS.mobn.color },
   batchNorm: { name: "noise of batch norm", color: NORMS.bn.color },
@@ -189,22 +191,20 @@ function heading(anchor) {
 }
 
 function drawPanel(axes, { x, mean, variance }, n, color, size) {
-  const root = Math.sqrt(n);
-  const [low, high] = [-REACH / root, REACH / root];
-  const floor = 2e-4 * root;
-  const xTicks = ticks(low, high, 5).map((value) => [value, format(value)]);
-  axes.frame({ x: [low, high], y: [floor, 1.5 * root], yLog: true, xTicks, ...size });
-  const heights = density(x, low, high, BINS);
-  const step = (high - low) / BINS;
+  const reach = REACH / Math.sqrt(n);
+  axes.frame({ x: [-SIDE, SIDE], y: HEIGHT, yLog: true, ...size });
+  const ground = HEIGHT[0] / 10;
+  const heights = density(x, -reach, reach, BINS);
+  const step = (2 * reach) / BINS;
   const steps = Array.from(heights).flatMap((v, i) => [
-    [low + i * step, Math.max(v, floor / 10)],
-    [low + (i + 1) * step, Math.max(v, floor / 10)],
+    [i * step - reach, Math.max(v, ground)],
+    [(i + 1) * step - reach, Math.max(v, ground)],
   ]);
-  axes.line([[low, floor / 10], ...steps, [high, floor / 10]], { stroke: color, fill: color, "fill-opacity": 0.3, "stroke-width": 1.2 });
+  axes.line([[-reach, ground], ...steps, [reach, ground]], { stroke: color, fill: color, "fill-opacity": 0.3, "stroke-width": 1.2 });
   const std = Math.sqrt(variance);
-  const bell = Array.from({ length: 121 }, (_, i) => low + (i / 120) * (high - low));
+  const bell = Array.from({ length: 121 }, (_, i) => reach * (i / 60 - 1));
   const gauss = (v) => Math.exp(-0.5 * ((v - mean) / std) ** 2) / (std * Math.sqrt(2 * Math.PI));
-  axes.line(bell.map((v) => [v, Math.max(gauss(v), floor / 10)]), { "stroke-dasharray": "5 3", "stroke-width": 1.6 });
+  axes.line(bell.map((v) => [v, Math.max(gauss(v), ground)]), { "stroke-dasharray": "5 3", "stroke-width": 1.6 });
 }
 
 function rows(found, n, kurtosis) {

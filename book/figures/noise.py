@@ -45,10 +45,9 @@ class BatchNoise(Figure):
     ).tag(sync=True)
     caption = traitlets.Unicode(
         "Density, on a logarithmic axis, of what normalizing by a minibatch adds to a value, in "
-        "standard deviations; dashed: the Gaussian of the same variance, whose kurtosis is 3. The "
-        "axes shrink with the noise, as 1/√n. Batch norm's noise is larger for values far out, "
-        "which gives it heavy tails. Not so in the smallest minibatches: of two values one becomes "
-        "1 and the other −1."
+        "standard deviations; dashed: the Gaussian of the same variance, whose kurtosis is 3. "
+        "Batch norm’s noise is larger for values far out, which gives it heavy tails. Not so in "
+        "the smallest minibatches: of two values one becomes 1 and the other −1."
     ).tag(sync=True)
 
     def __init__(self, values: Tensor | None = None, **kwargs: Any) -> None:
@@ -99,8 +98,7 @@ class BatchNoise(Figure):
                 s = e.std()
                 bell = np.exp(-0.5 * (grid / s) ** 2) / (s * (2 * np.pi) ** 0.5)
                 ax.plot(grid, bell, "--", color="gray")
-                floor = 2e-4 * self.n**0.5
-                ax.set(yscale="log", ylim=(floor, 1.5 * self.n**0.5), xlabel="noise (stds)")
+                ax.set(yscale="log", xlim=(-1.6, 1.6), ylim=(1e-3, 40), xlabel="noise (stds)")
                 ax.set_title(norm.label)
             axes.flat[0].set_ylabel("density")
 

@@ -1,5 +1,5 @@
-// A race of recorded runs, and rows that arrive while it is on the page, as plain functions; then its controls.
-import { NORMS, h } from "./base.js";
+// A race of recorded runs, and rows that arrive while it is on the page, as plain functions.
+import { NORMS } from "./base.js";
 import { brief } from "./history.js";
 
 /** The series as far as they have come at `head`, in epochs; between two epochs on a straight line. */
@@ -92,76 +92,4 @@ export class Live {
         run.test_error.map((_, i) => ({ source, norm, epoch: i + 1, ...Object.fromEntries(COLUMNS.map((name) => [name, run[name][i]])) })),
       );
   }
-}
-
-const SECONDS = 16; // of a race at its usual speed
-
-/** Play, a bar to drag along, and the epoch; `moved(head)` is told where the race is, in epochs. */
-export function transport(stage, moved) {
-  let [head, end, frame, before, played] = [0, 1, 0, 0, false];
-  const play = h("button", { type: "button", class: "play", onclick: () => (frame ? stand(head) : start()) }, "▶ Play");
-  const bar = h("input", { type: "range", class: "bar", min: 0, step: "any", "aria-label": "Epoch of the race", "data-name": "epoch" });
-  const where = h("output", { "aria-hidden": "true" });
-  const row = h("div", { class: "controls transport" }, play, bar, where);
-  stage.controls.after(row);
-
-  function go(to) {
-    head = Math.max(0, Math.min(end, to));
-    show();
-    moved(stage.still || !frame ? Math.floor(head + 1e-9) : head);
-  }
-  /** Stand at an epoch, until something moves on. */
-  function stand(at) {
-    stop();
-    go(Math.round(at));
-    stage.set("epoch", head >= end ? null : head);
-  }
-  function stop() {
-    cancelAnimationFrame(frame);
-    frame = 0;
-  }
-  function show() {
-    bar.max = end;
-    bar.value = head;
-    where.textContent = `epoch ${Math.floor(head + 1e-9)} of ${end}`;
-    bar.setAttribute("aria-valuetext", where.textContent);
-    const label = frame ? "❚❚ Pause" : played && head >= end ? "▶ Play again" : "▶ Play";
-    if (play.textContent !== label) play.textContent = label;
-  }
-  function start() {
-    played = true;
-    before = performance.now();
-    frame = requestAnimationFrame(step);
-    go(head >= end ? 1 : Math.max(head, 1));
-  }
-  function step(now) {
-    if (!row.isConnected) return stop();
-    const next = head + (Math.max(now - before, 0) / 1000) * (end / SECONDS) * stage.get("speed");
-    before = now;
-    if (next >= end) return stand(end);
-    frame = requestAnimationFrame(step);
-    go(next);
-  }
-  bar.addEventListener("input", () => stand(Number(bar.value)));
-  bar.addEventListener("keydown", (event) => {
-    const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    stand(head + by);
-  });
-  return {
-    row,
-    start,
-    stop,
-    get playing() {
-      return frame !== 0;
-    },
-    /** The length of the race, and where it stands; null for its end. Says where it is. */
-    put(length, at) {
-      end = length;
-      if (!frame) head = Math.min(at ?? end, end);
-      show();
-      return stage.still ? Math.floor(head + 1e-9) : head;
-    },
-  };
 }

@@ -1,4 +1,4 @@
-"""The front ends, put together: a module per widget, one script for a site, parts for later."""
+"""The front ends, put together: a module for a widget, one script for all figures of a site."""
 
 import re
 from functools import cache

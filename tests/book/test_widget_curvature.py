@@ -160,13 +160,13 @@ def test_ticks_over_many_decades_leave_room(javascript):
 
 def test_the_first_picture_says_which_bowl():
     assert "condition number 10" in Curvature().picture().alt
-    assert "condition number 3" in Curvature(kappa=3, coordinates="scaled").picture().alt
+    assert "condition number 3" in Curvature(kappa=3).picture().alt
     assert "<img" in Curvature(start=(0, 0)).html()  # nothing to descend, but a picture
 
 
 @pytest.mark.parametrize(
     "state",
-    [{"kappa": 0}, {"kappa": float("nan")}, {"start": (1, float("inf"))}, {"coordinates": "polar"}],
+    [{"kappa": 0}, {"kappa": float("nan")}, {"start": (1, float("inf"))}, {"rate": 0}],
 )
 def test_a_state_that_cannot_be_drawn_is_refused(state):
     with pytest.raises(traitlets.TraitError):

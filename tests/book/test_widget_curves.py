@@ -451,8 +451,8 @@ def test_a_race_begins_with_its_first_heat(report):
 
 def test_a_kernel_sends_what_a_widget_asks_for(report, monkeypatch):
     race, sent = FiveCurves(report, mode="race", train=True), []
-    monkeypatch.setattr("figures.curves.panel_script", lambda: "the script of train")
+    monkeypatch.setattr("figures.curves.panel_script", lambda: "the script")
     monkeypatch.setattr(race, "send", sent.append)
     for content in ({"load": "train"}, {"load": "../secret"}, "train"):
         race._handle_custom_msg(content, [])
-    assert sent == [{"name": "train", "script": "the script of train"}]
+    assert sent == [{"name": "train", "script": "the script"}]

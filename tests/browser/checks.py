@@ -55,6 +55,19 @@ def redrawn(page: Page) -> None:
     )
 
 
+def swipe(page: Page, start: tuple[float, float], by: tuple[float, float]) -> None:
+    """A finger, as the browser itself handles it: it may scroll instead."""
+    session = page.context.new_cdp_session(page)
+    (x, y), (dx, dy) = start, by
+    touch = "Input.dispatchTouchEvent"
+    session.send(touch, {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for k in range(1, 9):
+        at = {"x": x + dx * k / 8, "y": y + dy * k / 8}
+        session.send(touch, {"type": "touchMove", "touchPoints": [at]})
+    session.send(touch, {"type": "touchEnd", "touchPoints": []})
+    redrawn(page)
+
+
 def accessibility(page: Page, *, colors_only: bool = False) -> list[str]:
     """What axe-core calls serious or critical; only its look at colors, if so wished."""
     page.evaluate(FINISH_TRANSITIONS)

@@ -39,7 +39,8 @@ window.wn = {
     return (node.closest("label") ?? node).textContent.trim();
   },
   controls: (root) => [...root.querySelectorAll(SELECTOR)],
-  usable: (node) => !node.disabled && node.checkVisibility(),
+  usable: (node) =>
+    !node.disabled && node.ariaDisabled !== "true" && node.checkVisibility(),
   // A group of radio buttons is one stop.
   stop: (node) => {
     if (!wn.usable(node) || node.type !== "radio") return wn.usable(node);
@@ -120,6 +121,7 @@ def by_keyboard(page: Page, control: Control) -> bool:
         "checkbox": ["Space"],
         "radio": ["ArrowRight"],
         "button": ["Enter"],
+        "rect": ["Enter"],  # of a board
         "select-one": ["ArrowDown", "ArrowUp"],
     }[control.kind]
     before = drawn(page)[0]
@@ -156,10 +158,6 @@ def by_mouse(page: Page, control: Control) -> bool:
     return changed(page, before, within=1000 if control.kind == "button" else 0)
 
 
-# Controls that change nothing in the drawing, and why.
-EXCEPTIONS = {}
-
-
 @dataclass
 class Shown:
     """A page with one figure twice."""
@@ -177,11 +175,7 @@ class Shown:
         return [f"figure {i} is not what it was" for i in (0, 1) if now[i] != self.first[i]]
 
     def operable(self) -> list[Control]:
-        return [
-            c
-            for c in controls(self.page)
-            if c.kind not in {"div", "summary"} and (self.name, c.name) not in EXCEPTIONS
-        ]
+        return [c for c in controls(self.page) if c.kind not in {"div", "summary"}]
 
 
 def shown(context: BrowserContext, address: str, name: str, theme: str) -> Shown:

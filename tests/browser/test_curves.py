@@ -171,19 +171,6 @@ def test_the_cursor_moves_by_keyboard_mouse_and_touch(show: Show, report: list[R
     expect(head).not_to_have_text(f"at epoch {middle}")
 
 
-def swipe(page: Page, start: tuple[float, float], by: tuple[float, float]) -> None:
-    """A finger, as the browser itself handles it: it may scroll instead."""
-    session = page.context.new_cdp_session(page)
-    (x, y), (dx, dy) = start, by
-    touch = "Input.dispatchTouchEvent"
-    session.send(touch, {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
-    for k in range(1, 9):
-        at = {"x": x + dx * k / 8, "y": y + dy * k / 8}
-        session.send(touch, {"type": "touchMove", "touchPoints": [at]})
-    session.send(touch, {"type": "touchEnd", "touchPoints": []})
-    checks.redrawn(page)
-
-
 @pytest.fixture
 def phone(context: BrowserContext, browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 390, "height": 700}, has_touch=True)
@@ -200,11 +187,11 @@ def test_a_finger_reads_off_sideways_and_scrolls_upwards(
     head = page.locator(".below thead th").first
     box = page.locator("figure svg[role=img]").bounding_box()
     x, y = box["x"] + 100, box["y"] + 200
-    swipe(page, (x, y), (5, -150))
+    checks.swipe(page, (x, y), (5, -150))
     page.wait_for_function("scrollY > 50")
     expect(head).to_have_text("at epoch 200")
     page.evaluate("scrollTo(0, 0)")
-    swipe(page, (x, y), (60, 3))
+    checks.swipe(page, (x, y), (60, 3))
     expect(head).not_to_have_text("at epoch 200")
     assert page.evaluate("scrollY") < 50  # what was left of the swipe before
     page.touchscreen.tap(x - 30, y)
@@ -345,7 +332,7 @@ def test_a_race_by_touch(phone: BrowserContext) -> None:
     page.locator(".chip", has_text="weight norm").first.tap()
     box = page.locator(".bar").bounding_box()
     y = box["y"] + box["height"] / 2
-    swipe(page, (box["x"] + 8, y), (box["width"] * 2 / 3, 2))
+    checks.swipe(page, (box["x"] + 8, y), (box["width"] * 2 / 3, 2))
     expect(page.locator(".transport output")).to_have_text("epoch 2 of 3")
     page.touchscreen.tap(box["x"] + box["width"] - 3, y)
     expect(page.locator(".result")).to_have_text("here: Your bet wins: weight norm, with 20.00 %.")

@@ -1,4 +1,4 @@
-"""Curvature and Geometry in a browser: dragged, stepped, at their edges, legible, fast."""
+"""Curvature and Geometry in a browser: dragged, stepped, at their edges, legible."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 from figures import Curvature, Geometry
 from figures.base import Figure
 from figures.scripts import site_script
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from . import checks
 
@@ -14,7 +14,7 @@ Show = Callable[[Figure], Page]
 
 
 def table(page: Page) -> dict[str, list[str]]:
-    """Curvature's table: name of a row to its two cells."""
+    """Curvature's table: name of a row to its cells."""
     checks.redrawn(page)
     rows = page.locator("figure tbody tr").all()
     return {r.locator("th").inner_text(): r.locator("td").all_inner_texts() for r in rows}
@@ -48,8 +48,7 @@ def drag(page: Page, point: Locator, right: float, down: float) -> None:
 
 
 def test_turned_by_45_degrees_scaling_the_axes_does_nothing(show: Show) -> None:
-    page = show(Curvature(angle=45, coordinates="scaled", kappa=30))
-    more(page)
+    page = show(Curvature(angle=45, kappa=30))
     cells = table(page)
     for name in ("condition number", "steps to a millionth of the distance"):
         assert cells[name][0] == cells[name][1]
@@ -88,12 +87,13 @@ def test_the_start_is_dragged_and_moved_by_keys(show: Show) -> None:
 
 def test_a_path_is_seen_whole_and_the_plane_keeps_still_under_the_pointer(show: Show) -> None:
     """Scaled axes can send the first step outside of where the start may lie."""
-    page = show(Curvature(coordinates="scaled"))
+    page = show(Curvature())
     inside = """() => {
       const svg = document.querySelector(".wn-figure > div").shadowRoot.querySelector("svg");
       const [frame] = svg.querySelector("clipPath").children;
       const end = Number(frame.getAttribute("x")) + Number(frame.getAttribute("width"));
-      const marks = [...svg.querySelectorAll("g > rect")].map((m) => Number(m.getAttribute("x")));
+      const dots = [...svg.querySelectorAll("g > path[fill='#2288CC'][transform]")];
+      const marks = dots.map((m) => Number(/[\\d.]+/.exec(m.getAttribute("transform"))[0]));
       return marks.length > 10 && Math.max(...marks) < end;
     }"""
     checks.redrawn(page)
@@ -111,7 +111,7 @@ def test_a_path_is_seen_whole_and_the_plane_keeps_still_under_the_pointer(show: 
 
 def test_a_start_at_the_minimum(show: Show) -> None:
     page = show(Curvature(start=(0, 0)))
-    assert table(page)["steps to a millionth of the distance"] == ["0", "0"]
+    assert table(page)["steps to a millionth of the distance"] == ["0", "0", "0"]
 
 
 def test_a_step_is_taken_and_dragging_v_starts_anew(show: Show) -> None:
@@ -156,14 +156,35 @@ def test_who_wants_no_motion_gets_the_end_at_once(show: Show, context: BrowserCo
     expect(page.get_by_role("button", name="Run")).to_be_visible()
 
 
-def test_pythagoras_is_right_about_plain_descent_only(show: Show) -> None:
+def test_the_three_optimizers_share_an_axis(show: Show) -> None:
     page = show(Geometry(step=10))
     lengths = page.get_by_role("img", name="The norm of v by step")
-    expect(said(page, "at a right angle to v")).to_be_visible()
-    expect(lengths).to_contain_text("‖v‖ = Pythagoras")
+    ticks = lengths.locator("text[text-anchor=end]").all_text_contents()
+    expect(said(page, "at a right angle to v")).to_be_visible()  # so Pythagoras is right
+    expect(lengths.locator("text.strong")).to_have_text("gradient descent")
     choose(page, "momentum")
     expect(said(page, "at a right angle to v")).to_have_count(0)
-    expect(lengths).not_to_contain_text("‖v‖ = Pythagoras")
+    expect(lengths.locator("text.strong")).to_have_text("momentum 0.9")
+    assert sorted(lengths.locator("text[text-anchor=end]").all_text_contents()) == sorted(ticks)
+
+
+def test_a_finger_drags_a_point_whichever_way(browser: Browser) -> None:
+    """Beside the point it scrolls the page."""
+    context = browser.new_context(viewport={"width": 390, "height": 700}, has_touch=True)
+    page = context.new_page()
+    page.set_content(f"<!doctype html>{Geometry().html()}<p style='height: 2000px'>")
+    page.add_script_tag(content=site_script())
+    v = handle(page, "v at")
+    box = v.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    before = v.get_attribute("aria-label")
+    checks.swipe(page, (x, y), (4, -90))
+    expect(v).not_to_have_attribute("aria-label", before)
+    assert v.bounding_box()["y"] + box["height"] / 2 == pytest.approx(y - 90, abs=4)
+    assert page.evaluate("scrollY") == 0
+    checks.swipe(page, (x + 100, y), (0, -90))
+    page.wait_for_function("scrollY > 30")
+    context.close()
 
 
 def test_v_reaches_zero_by_keyboard(show: Show) -> None:
