@@ -11,6 +11,7 @@ from scipy.stats import tukey_hsd
 from wnlib import Norm
 from wnlib.lab import load_runs
 from wnlib.lab.records import PAPER
+from wnlib.training import State
 
 BOOK = Path(__file__).parent.parent.parent / "book"
 
@@ -58,6 +59,17 @@ def test_the_whole_width(said: str) -> None:
     for other in (both, wn):
         noise = np.sqrt(sum(e * (100 - e) for e in (bn, other)) / 10_000)
         assert abs(bn - other) < 1.96 * noise
+
+
+def test_a_rate_that_only_weight_norm_tolerates(said: str) -> None:
+    assert "at a rate of 0.003, where every plain network diverged (three seeds each)" in said
+    runs = load_runs(BOOK / "runs/width24-paper-6-edge/switched")
+    for part in ("rates/switched", "lr"):  # seed 0, each as it was recorded
+        runs += load_runs(BOOK / f"runs/width24-paper-6-{part}")
+    states = {n: [r.state for r in runs if (r.norm, r.recipe.lr) == (n, 0.003)] for n in Norm}
+    assert set(states[Norm.WN]) == {State.FINISHED}
+    assert set(states[Norm.NONE]) == {State.DIVERGED}
+    assert len(states[Norm.WN]) == 3 <= len(states[Norm.NONE])
 
 
 def test_small_minibatches(said: str) -> None:
