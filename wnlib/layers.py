@@ -156,23 +156,24 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
 def _adopt(layer: Any, state: dict[str, Any], prefix: str, *others: Any) -> None:
     """Before a state is loaded: g and v of torch's forms become ours; g and s are told apart."""
     for name, steps in getattr(layer, "parametrizations", {}).items():  # none once removed
-        form, key = steps[0], f"{prefix}parametrizations.{name}"
+        form, key, old = steps[0], f"{prefix}parametrizations.{name}", f"{prefix}{name}"
         if not isinstance(form, WeightNorm):
             continue
-        for old, new in ("g", "original0"), ("v", "original1"):
-            if f"{prefix}{name}_{old}" in state:
-                state[f"{key}.{new}"] = state.pop(f"{prefix}{name}_{old}")
+        if older := f"{old}_g" in state and f"{old}_v" in state:
+            state[f"{key}.original0"] = state.pop(f"{old}_g")
+            state[f"{key}.original1"] = state.pop(f"{old}_v")
         g, v = state.get(f"{key}.original0"), state.get(f"{key}.original1")
         if g is None or v is None or v.shape != steps.original1.shape:
             continue  # torch says so
-        if (f"{key}.0.exponential" in state) != form.exp:
+        if older and form.exp:
+            state[f"{key}.0.exponential"] = form.exponential
+        elif (f"{key}.0.exponential" in state) != form.exp:
             theirs, ours = ("g", "s = log g") if form.exp else ("s = log g", "g")
-            errors: list[str] = others[-1]
-            errors.append(f"{key}.original0 is {theirs}, where this layer learns {ours}")
-        if g.shape != form.norm(v).shape and g.ndim == v.ndim:  # one g per input unit
+            others[-1].append(f"{key}.original0 is {theirs}, where this layer learns {ours}")
+        if g.ndim == v.ndim and (g.shape != form.norm(v).shape or (older and form.exp)):
             dims = [d for d in range(v.ndim) if g.shape[d] == 1]
             norm = torch.linalg.vector_norm(v, dim=dims, keepdim=True)
-            if g.shape == norm.shape:
+            if g.shape == norm.shape:  # one g per input unit, or none of the sizes is right
                 w = v * (g / (norm + (norm == 0)))
                 state[f"{key}.original0"], state[f"{key}.original1"] = form.right_inverse(w)
 
@@ -208,7 +209,7 @@ class MeanOnlyBatchNorm(_BatchNorm):
         super().__init__(num_features, 0, momentum, affine=False, device=device, dtype=dtype)
         del self._parameters["weight"]  # γ is not learned
         self.affine, self.bias = True, nn.Parameter(torch.zeros_like(self.running_mean))  # (C,)
-        self.register_buffer("running_var", self.running_var, persistent=False)  # nothing beside ε
+        self.register_buffer("running_var", self.running_var, persistent=False)  # stays at 1
         self._apply(lambda tensor: tensor)  # sets ε
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:  # what `to`, `half` and the like call
@@ -228,7 +229,7 @@ class MeanOnlyBatchNorm(_BatchNorm):
             if momentum is None:  # the plain average of all minibatches
                 momentum = 1.0 / float(self.num_batches_tracked)
         gamma = torch.full_like(self.bias, self.eps**0.5)
-        running = self.running_mean, self.running_var
+        running = self.running_mean, torch.ones_like(self.running_mean)  # σ² is nothing beside ε
         rate = 0.0 if momentum is None else momentum
         return F.batch_norm(input, *running, gamma, self.bias, self.training, rate, self.eps)
 
