@@ -101,7 +101,7 @@ def test_what_is_disabled_can_be_enabled(light: Shown) -> None:
     found = []
     for sleeping in [c for c in light.operable() if c.shown and not c.usable]:
         for other in [c for c in light.operable() if c.usable and c.name != "Reset"]:
-            if other.kind not in {"radio", "checkbox", "range", "button"}:
+            if other.kind not in {"radio", "checkbox", "range", "button", "rect"}:
                 continue
             by_keyboard(light.page, other)
             awake = controls(light.page)[sleeping.index]
