@@ -74,8 +74,8 @@ coverage: setup ## all of that, and whether it reaches each line of the core and
 notebooks: setup ## only the notebooks, against their stored outputs
 	@$(VENV)/python -m pytest $(SIDE_BY_SIDE) --nbval book
 
-measure: setup ## what a reader waits for and carries, beside the targets, in Chromium (JSON=--json)
-	@$(VENV)/python tools/measure.py $(JSON)
+measure: site ## what a reader waits for and carries, beside the targets, in Chromium
+	@$(VENV)/python tests/browser/measure.py
 
 links: setup ## whether every link that leads out of the book still leads somewhere; needs the network
 	@rm -rf _build/links; mkdir -p _build/links; \
@@ -103,7 +103,7 @@ lint: setup ## formatting, lint (notebooks and JavaScript included), types, and 
 	quietly $(VENV)/ruff format --check --quiet . || echo "to format: .venv/bin/ruff format" >&2; \
 	quietly $(VENV)/ruff check --quiet .; \
 	quietly $(VENV)/oxlint --deny-warnings book/figures book/_static/*.js; \
-	quietly $(VENV)/lint-imports --no-cache; \
+	quietly env PYTHONPATH=book $(VENV)/lint-imports --no-cache; \
 	quietly $(VENV)/basedpyright --level error; \
 	exit $$status
 

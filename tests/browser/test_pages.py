@@ -14,7 +14,7 @@ from chromium import Visit
 from execute import pages
 from playwright.sync_api import Browser, BrowserContext, expect
 
-from . import checks
+from . import checks, measure
 
 CHAPTERS = [name for name in pages() if re.match(r"book/\d", name)]
 SIZES = {"laptop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
@@ -154,6 +154,13 @@ def test_no_equation_is_wider_than_its_column(visit: Visit, size: str) -> None:
 @of_chapters
 def test_no_code_stands_before_the_first_figure(visit: Visit) -> None:
     assert visit.page.evaluate(BARS) == []
+
+
+def test_a_chapter_is_light() -> None:
+    """With the pictures that it loads from files; and so is the whole."""
+    (_, whole), *chapters = measure.sizes()
+    assert whole < 25
+    assert {name: size for name, size in chapters if size > 1.5} == {}
 
 
 def test_nothing_was_complained_of(visit: Visit) -> None:

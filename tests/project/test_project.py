@@ -327,7 +327,7 @@ def test_book_is_served_until_interrupted(built: Checkout) -> None:
         said = os.read(terminal, 1000).decode()
         address = re.search(r"http://127\.0\.0\.1:\d+/", said)
         assert address, f"no address in {said!r}"
-        for _ in range(100):
+        for _ in range(600):
             with contextlib.suppress(OSError), urllib.request.urlopen(address[0]) as page:
                 assert page.read() == b"the first page"
                 break
@@ -335,7 +335,7 @@ def test_book_is_served_until_interrupted(built: Checkout) -> None:
         else:
             pytest.fail("nobody answers there")
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(10)
+        process.wait(60)
         assert "Traceback" not in errors(process)
     os.close(terminal)
 
@@ -346,7 +346,7 @@ def test_book_on_a_taken_port(built: Checkout) -> None:
         other.listen()
         process, terminal = at_a_terminal(built, other.getsockname()[1])
         with process:
-            assert process.wait(30) == 2
+            assert process.wait(60) == 2
             said = errors(process).splitlines()
         os.close(terminal)
     assert "Address already in use" in said[0]
@@ -468,6 +468,11 @@ def test_the_package_draws_nothing() -> None:
     code += "\n".join(f"import {name.removesuffix('.__init__')}" for name in names)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_of_the_readme_run() -> None:
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        exec(code, {})
 
 
 def project_files(keep: Callable[[Path], bool]) -> list[Path]:

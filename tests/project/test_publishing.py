@@ -62,7 +62,7 @@ def test_links(tmp_path: Path, host: str) -> None:
 
     def follow() -> subprocess.CompletedProcess[str]:
         (book / "page.md").write_text("\n\n".join(["# A page", *links, "[there](#a-page)"]))
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     done = follow()
     broken, *rest = [line for line in done.stderr.splitlines() if not line.startswith("make")]

@@ -5,7 +5,6 @@ Visits are watched: what a page said on the console, what it asked for and did n
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,6 @@ from pathlib import Path
 from playwright.sync_api import (
     Browser,
     BrowserContext,
-    Locator,
     Page,
     ViewportSize,
     sync_playwright,
@@ -122,47 +120,3 @@ class Visit:
 def settled(page: Page) -> None:
     """Wait until the formulas are set, and whatever their setting has asked for is there."""
     page.evaluate("() => window.MathJax?.startup?.promise")
-
-
-COUNT_FRAMES = """
-() => {
-  const count = window.wnFrames = { seconds: 0, frames: 0, on: true };
-  let moved = false, before = false, last = performance.now();
-  addEventListener("pointermove", () => { moved = true; }, true);
-  const tick = () => {
-    const now = performance.now(); // not the frame's own time: a slow handler ran since that
-    const lasted = (now - last) / 1000;
-    if (moved) { count.frames += 1; count.seconds += lasted; }
-    else if (before) count.seconds += Math.max(0, lasted - 1 / 60); // drawing the move took longer
-    before = moved; moved = false; last = now;
-    if (count.on) requestAnimationFrame(tick);
-  };
-  requestAnimationFrame(tick);
-}"""
-
-
-def drag(page: Page, handle: Locator, seconds: float = 2.0, reach: float = 200.0) -> float:
-    """Frames per second while the mouse drags this element to and fro, `reach` pixels wide.
-
-    Only frames that follow a move count: between moves even a slow figure is idle.
-    """
-    if not handle.is_visible():
-        raise LookupError("nothing to drag: the element is not to be seen")
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.evaluate(COUNT_FRAMES)
-    begin, step = time.monotonic(), 0
-    while time.monotonic() - begin < seconds:
-        step += 1
-        page.mouse.move(x + reach * (abs((step / 25 + 0.5) % 2 - 1) - 0.5), y)
-    page.mouse.up()
-    frames, lasted = page.evaluate(
-        "() => (wnFrames.on = false, [wnFrames.frames, wnFrames.seconds])"
-    )
-    if not frames:
-        raise LookupError("nothing was dragged: the page saw no move")
-    return frames / lasted
