@@ -1,4 +1,4 @@
-"""Drawings of the network: the whole, what a unit sees, dropout."""
+"""The network counted and drawn: the whole, what a unit sees, dropout."""
 
 from itertools import chain, groupby
 
@@ -10,7 +10,35 @@ from figures.plots import COLORS
 from wnlib import Norm
 
 BLUE, ORANGE = COLORS[Norm.WN], COLORS[Norm.BN]
-GREEN, GREY = COLORS[Norm.WN_MOBN], COLORS[Norm.NONE]
+GREEN, GRAY = COLORS[Norm.WN_MOBN], COLORS[Norm.NONE]
+
+
+def counts(model, image):
+    """By layer: parameters, multiply-adds and outputs, of one image.
+
+    Any model will do that has its weights in blocks with a `layer`.
+
+    Args:
+        model: is left in evaluation mode.
+        image: (1, C, H, W).
+    """
+    found, handles = {}, []
+    for name, block in model.named_children():
+        if not hasattr(block, "layer"):
+            continue  # noise, pooling, dropout
+
+        def look(block, inputs, out, name=name):
+            weight = block.layer.weight  # (C', C, F, F) or (C', C)
+            places = out[0, 0].numel()  # W' W', or 1
+            own = sum(p.numel() for p in block.parameters())
+            found[name] = own, weight.numel() * places, out[0].numel()
+
+        handles.append(block.register_forward_hook(look))
+    with torch.no_grad():
+        model.eval()(image)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def network(model, images):
@@ -129,14 +157,14 @@ def _part(axes, box, name, part, shape):
 
 
 def _arrow(axes, start, end):
-    look = {"arrowstyle": "-|>", "color": GREY, "shrinkA": 0, "shrinkB": 0}
+    look = {"arrowstyle": "-|>", "color": GRAY, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look)
 
 
 def _turn(axes, y, from_x):
     """From the end of a row to the beginning of the next, at y."""
     corners = [from_x, from_x, 0.45], [y - 0.15, y - 0.1, y - 0.1]
-    axes.plot(*corners, color=GREY, lw=1.2)
+    axes.plot(*corners, color=GRAY, lw=1.2)
     _arrow(axes, (0.45, y - 0.1), (0.45, y - 0.01))
 
 
@@ -211,7 +239,7 @@ def dropout(masks, titles):
                     for start, kept in starts:
                         if there and kept:
                             xs, ys = zip(start, end, strict=True)
-                            ax.plot(xs, ys, color=GREY, lw=1, zorder=1)
+                            ax.plot(xs, ys, color=GRAY, lw=1, zorder=1)
             units = zip(chain(*places), chain(*layers), strict=True)
             for (x, y), kept in units:
                 look = {"fc": BLUE} if kept else {"fc": "none", "ls": "--"}

@@ -233,7 +233,7 @@ class Checked:
     """
 
     def __init__(self, what: str, holds: ArrayLike, claim: str = "") -> None:
-        if not np.all(holds):
+        if not np.asarray(holds).all():  # of torch, too
             raise AssertionError(f"this does not hold: {what}")
         self.what, self.claim = what, claim
 
