@@ -88,8 +88,8 @@ train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|
 	@$(VENV)/python -m wnlib compare --full --recipes '$(RECIPE)' --width '$(WIDTH)' \
 	  --epochs '$(EPOCHS)' --seeds '$(SEEDS)' --jobs '$(JOBS)' --out '$(OUT)'
 
-bench: setup ## how fast a training step is, beside the usual script, and where its time goes
-	@$(VENV)/python -m wnlib bench
+bench: setup ## how long a training step takes, of the five and of the usual script
+	@$(VENV)/python book/step_cost.py
 
 record: setup ## one recorded experiment again (NAME=sweep; without a name, the names), into runs/
 	@$(VENV)/python tools/record.py $(NAME)

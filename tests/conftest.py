@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 import torch
 
@@ -19,6 +20,10 @@ from wnlib.data import Cifar10, load_cifar10
 
 pytest.register_assert_rewrite("training")
 from training import small, stop_after_two  # noqa: E402
+
+# No test measures time, and what one finds the next run finds again.
+hypothesis.settings.register_profile("wnlib", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("wnlib")
 
 if torch.cuda.is_available():
     import torch._dynamo  # imported late, it trips over a patched torch.cuda.is_available

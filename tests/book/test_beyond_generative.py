@@ -32,7 +32,7 @@ def test_the_sample_is_checked() -> None:
     assert DATA.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert mnist.SAMPLE.stat().st_size < 300_000
     with pytest.raises(mnist.DataError, match="incomplete or altered"):
-        mnist._check("train-images-idx3-ubyte", b"other", mnist.FILES["train-images-idx3-ubyte"])
+        mnist.check_md5("train-images-idx3-ubyte", b"other", mnist.FILES["train-images-idx3-ubyte"])
 
 
 def test_idx_layout() -> None:

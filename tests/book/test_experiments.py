@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from record import BEYOND, EXPERIMENTS, MEASURED, ROOT, begin_as_recorded, ladder, main
+from record import EXPERIMENTS, MEASURED, NAMES, ROOT, begin_as_recorded, ladder, main
 
 from wnlib import Recipe, load_cifar10
 from wnlib.lab import Run
@@ -42,7 +42,7 @@ def test_records_of_measurements_are_there():
 def test_what_it_says(tmp_path, capsys):
     assert main([]) == 0
     said = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert said == [*EXPERIMENTS, *BEYOND]
+    assert said == [*NAMES]
     with pytest.raises(SystemExit) as stop:
         main(["nothing"])
     assert stop.value.code == 2

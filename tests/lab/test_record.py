@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
-from wnlib.lab import Run
-from wnlib.lab.records import SCHEMA, RunError, write_whole
+from wnlib.lab import Run, load_runs
+from wnlib.lab.records import PAPER, REPORT, SCHEMA, RunError, write_whole
 from wnlib.training import Row, State
 
-laws = settings(max_examples=50, deadline=None, derandomize=True)
 NAN = float("nan")
 RECORDED = Path(__file__).parents[2] / "book" / "runs"
 OURS = sorted(RECORDED.glob("[!b]*/**/run.json"))  # those below beyond-* are of other networks
@@ -29,7 +28,7 @@ def row(epoch, test_error=0.5, **values):
 
 def run(norm="wn", errors=(0.5, 0.4), epochs=None, **fields):
     rows = [row(i, error) for i, error in enumerate(errors, 1)]
-    recipe = Recipe.paper(norm).replace(epochs=epochs or len(rows))
+    recipe = Recipe.paper(norm).replace(epochs=epochs or max(len(rows), 1))
     return Run(recipe, rows, **({"state": State.FINISHED} | fields))
 
 
@@ -46,7 +45,6 @@ loss = st.floats(0) | nothing
 error = st.floats(0, 1) | nothing
 
 
-@laws
 @given(st.lists(st.tuples(finite, loss, error, loss, error, finite), max_size=5))
 def test_floats_come_back_bit_for_bit(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("run")
@@ -116,6 +114,11 @@ def test_missing_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be read: [Errno 20]" in refused(tmp_path / "file")
     assert f"cannot be read: [Errno {errno.ENAMETOOLONG}]" in refused(tmp_path / ("x" * 300))
+
+
+def test_json_without_a_bottom_is_refused(saved):
+    (saved / "run.json").write_text("[" * 10**5)
+    assert refused(saved).startswith(f"{saved}/run.json cannot be read: ")
 
 
 @pytest.mark.parametrize("schema", [2, 0, "1", None, True, 1.0])
@@ -327,3 +330,68 @@ def test_recipes_are_written_as_they_are(tmp_path):
     run("wn_mobn").save(tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(run("wn_mobn").recipe)))
+
+
+# --- many runs
+
+
+def test_runs_are_loaded_in_the_order_of_the_configurations(tmp_path):
+    for i, norm in enumerate(reversed(list(Norm))):
+        run(norm, source=f"late {norm}").save(tmp_path / "z" / str(i))
+        run(norm, source=f"early {norm}").save(tmp_path / "a" / str(i))
+    runs = load_runs(str(tmp_path))
+    assert [r.source for r in runs] == [f"{w} {n}" for n in Norm for w in ("early", "late")]
+
+
+def test_no_run_is_an_error(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RunError, match=f"^no run in {folder}$"):
+            load_runs(folder)
+    run().save(tmp_path / "good")
+    run().save(tmp_path / "bad")
+    (tmp_path / "bad" / "history.csv").unlink()
+    with pytest.raises(RunError, match=r"bad/history.csv is missing"):
+        load_runs(tmp_path)
+
+
+# --- summaries
+
+
+def test_summary_is_three_ways_to_pick_an_error():
+    errors = [0.9, 0.2, 0.5, 0.2, 0.4] + [0.3] * 18
+    s = run(errors=errors).summary()
+    assert (s.best_error, s.best_epoch, s.final_error) == (0.2, 2, 0.3)
+    assert s.last20_error == pytest.approx((0.2 + 0.4 + 18 * 0.3) / 20)
+    assert s.wall_seconds == 1.5 * len(errors)
+    assert run(provenance={"wall_seconds": 7}).summary().wall_seconds == 7.0
+    short = run(errors=[0.5, 0.3]).summary()
+    assert short.last20_error == pytest.approx(0.4)
+
+
+def test_diverged_epochs_are_never_the_best():
+    s = run(errors=[0.4, NAN], state=State.DIVERGED).summary()
+    assert (s.best_error, s.best_epoch) == (0.4, 1)
+    assert math.isnan(s.final_error)
+    assert math.isnan(s.last20_error)
+    s = run(errors=[NAN, NAN]).summary()
+    assert math.isnan(s.best_error)
+    rows = [row(1)._replace(seconds=NAN), row(2)]
+    assert Run(Recipe.paper("wn"), rows).summary().wall_seconds == 1.5
+
+
+def test_run_without_epochs_has_no_summary():
+    with pytest.raises(RunError, match=r"^the wn run has no epoch to summarize$"):
+        run(errors=[]).summary()
+
+
+def test_columns_are_arrays():
+    r = run(errors=[0.5, NAN])
+    np.testing.assert_array_equal(r.column("test_error"), [0.5, NAN])
+    np.testing.assert_array_equal(r.column("epoch"), [1, 2])
+    assert run(errors=[]).column("lr").shape == (0,)
+
+
+def test_tables_are_the_sources():
+    assert list(PAPER) == list(REPORT) == list(Norm)
+    paper = {"none": 8.43, "wn": 8.46, "mobn": 8.52, "bn": 8.05, "wn_mobn": 7.31}
+    assert {str(n): round(100 * e, 9) for n, e in PAPER.items()} == paper

@@ -1,6 +1,7 @@
 """A training and its folder: it goes on exactly, alone, and only with what is its own."""
 
 import dataclasses
+import errno
 import gc
 import json
 import os
@@ -15,7 +16,7 @@ from training import altered, contents, refused, saved, small, timeless
 
 import wnlib
 from wnlib import Norm, Training, train
-from wnlib.lab import Run, load_runs, record, record_epochs, record_in_turns, resume
+from wnlib.lab import Run, record, record_epochs, records
 from wnlib.lab.records import RunError
 from wnlib.training import State
 
@@ -93,8 +94,20 @@ def test_ended_runs_are_replayed(tiny, tmp_path):
 def test_the_bar_counts_steps(tiny, tmp_path, capsys):
     record(small("none", lr=1e20), tiny, tmp_path, device="cpu", progress=True)
     said = capsys.readouterr().err
+    assert "plain: " in said
     assert "/16" in said
     assert "diverged at epoch" in said
+
+
+def test_rows_do_not_depend_on_the_caller_s_precision_or_folder(tiny, tmp_path, whole, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = record_epochs(small(), tiny, "run", device="cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert timeless(rows) == timeless(whole)
+    assert Run.load(tmp_path / "run").state is State.FINISHED
+    assert list(Path().iterdir()) == []
 
 
 # --- record and checkpoint apart, as a kill or a synchronized folder leaves them
@@ -195,6 +208,22 @@ DAMAGED = {
     "other shapes": altered(lambda s: s["model"].update({first(s["model"]): torch.zeros(7)})),
     "moments of other shapes": altered(lambda s: s["optimizer"][0].update(exp_avg=torch.zeros(1))),
     "moments of nothing": altered(lambda s: s["optimizer"].update({999: s["optimizer"][0]})),
+    "sparse moments": altered(
+        lambda s: s["optimizer"][0].update(exp_avg=s["optimizer"][0]["exp_avg"].to_sparse())
+    ),
+    "moments of another type": altered(
+        lambda s: s["optimizer"][0].update(exp_avg_sq=s["optimizer"][0]["exp_avg_sq"].double())
+    ),
+    "weights of no device": altered(
+        lambda s: s["model"].update({first(s["model"]): s["model"][first(s["model"])].to("meta")})
+    ),
+    "numbers as text": altered(lambda s: s["rows"][0].__setitem__(3, "0.5")),
+    "rows that are none": altered(lambda s: s.update(rows=7)),
+    "seconds without end": altered(lambda s: s["rows"][1].__setitem__(6, float("inf"))),
+    "finished too soon": altered(lambda s: s.update(state="finished")),
+    "more rows than epochs": altered(
+        lambda s: s["rows"].extend([k, *s["rows"][0][1:]] for k in range(3, 9))
+    ),
     "no generator": altered(lambda s: s["generators"].update(cpu=torch.zeros(3).byte())),
 }
 
@@ -227,10 +256,10 @@ def test_a_scaler_s_scale_comes_back(tiny):
         training.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         training.scaler.scale(torch.ones(1))
     parts = {"model": one.model.state_dict(), "optimizer": {}, "generators": one.generators}
-    resume._load(other, parts | {"scaler": one.scaler.state_dict()})
+    records._load(other, parts | {"scaler": one.scaler.state_dict()})
     assert other.scaler.get_scale() == 8.0
     with pytest.raises(ValueError):  # noqa: PT011
-        resume._load(other, parts | {"scaler": one.scaler.state_dict() | {"scale": 0.0}})
+        records._load(other, parts | {"scaler": one.scaler.state_dict() | {"scale": 0.0}})
 
 
 # --- folders that fail
@@ -251,6 +280,16 @@ def test_checkpoint_that_cannot_be_written_is_told(tiny, tmp_path):
     with pytest.raises(RunError, match=f"^{tmp_path} cannot be written: Is a directory$"):
         list(rows)
     assert len(Run.load(tmp_path).rows) == 1
+
+
+def test_a_file_system_without_locks_is_told_and_left_clean(tiny, tmp_path, monkeypatch):
+    def none_left(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none_left)
+    with pytest.raises(RunError, match="cannot be written: No locks available"):
+        record(small(), tiny, tmp_path / "run", device="cpu")
+    assert list(tmp_path.glob("run/*")) == []
 
 
 # --- two trainings in one folder
@@ -309,18 +348,18 @@ def test_later_training_of_a_process_takes_over(tiny, tmp_path, whole):
 
 def test_commit_is_of_the_package_and_says_dirty(tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    assert resume._commit(tmp_path) is None
+    assert records._commit(tmp_path) is None
     (tmp_path / "a.py").write_text("1")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], check=True)
-    resume._commit.cache_clear()
-    commit = resume._commit(tmp_path)
+    records._commit.cache_clear()
+    commit = records._commit(tmp_path)
     assert commit
     (tmp_path / "a.py").write_text("2")
-    assert resume._commit(tmp_path) == commit, "what runs is what was imported"
-    resume._commit.cache_clear()
-    assert resume._commit(tmp_path) == f"{commit}-dirty"
-    resume._commit.cache_clear()
+    assert records._commit(tmp_path) == commit, "what runs is what was imported"
+    records._commit.cache_clear()
+    assert records._commit(tmp_path) == f"{commit}-dirty"
+    records._commit.cache_clear()
 
 
 # --- a second folder that outlives the first
@@ -329,7 +368,7 @@ def test_commit_is_of_the_package_and_says_dirty(tmp_path):
 @pytest.fixture
 def often(monkeypatch):
     """A copy after each epoch."""
-    monkeypatch.setattr(resume, "EVERY", 0)
+    monkeypatch.setattr(records, "EVERY", 0)
 
 
 def test_copy_is_made_in_the_end_and_comes_back(tiny, tmp_path, whole):
@@ -382,37 +421,5 @@ def test_copy_that_cannot_be_written_stops_nothing(tiny, tmp_path, whole, capsys
     run = record(small(), tiny, tmp_path / "run", device="cpu", keep=tmp_path / "full")
     assert timeless(run.rows) == timeless(whole)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4
+    assert len(said) == 5  # and once more in the end
     assert "Is a directory; training goes on, without that copy" in said[0]
-
-
-# --- several, by turns
-
-FIVE = [small(norm) for norm in Norm]
-
-
-def test_configurations_take_turns_and_go_on(tiny, tmp_path, whole, capsys):
-    options = {"device": "cpu", "keep": tmp_path / "drive", "progress": True}
-    turns = record_in_turns(FIVE, tiny, tmp_path / "local", **options)
-    seen = [next(turns) for _ in range(7)]
-    turns.close()
-    assert [(recipe.norm, row.epoch) for recipe, row in seen] == [
-        *((norm, 1) for norm in Norm), (Norm.NONE, 2), (Norm.WN, 2),
-    ]  # fmt: skip
-    assert [len(Run.load(tmp_path / "drive" / n).rows) for n in Norm] == [2, 2, 1, 1, 1]
-    shutil.rmtree(tmp_path / "local")
-    capsys.readouterr()
-    seen = list(record_in_turns(FIVE, tiny, tmp_path / "local", **options))
-    assert [row.epoch for _, row in seen] == [epoch for epoch in (1, 2, 3, 4) for _ in FIVE]
-    assert timeless(row for recipe, row in seen if recipe.norm == "wn") == timeless(whole)
-    assert {run.state for run in load_runs(tmp_path / "local")} == {State.FINISHED}
-    assert "/80 " in capsys.readouterr().err
-    assert [row for _, row in record_in_turns(FIVE, tiny, tmp_path / "local")] == [
-        row for _, row in seen
-    ]
-
-
-def test_one_that_diverges_leaves_the_turns_to_the_others(tiny, tmp_path):
-    recipes = [small("none", lr=1e20), small("wn", epochs=2)]
-    seen = [r.norm for r, _ in record_in_turns(recipes, tiny, tmp_path, device="cpu")]
-    assert seen == ["none", "wn", "wn"]

@@ -1,25 +1,34 @@
-"""The command line: python -m wnlib data | train | compare | bench | check."""
+"""The command line: python -m wnlib data | train | compare."""
 
 import argparse
-import codecs
-import json
-import math
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wnlib.data import Cifar10, DataError, load_cifar10
+from wnlib.data import Cifar10, DataError, cache_dir, load_cifar10
 from wnlib.lab.fetch import fetch_cifar10
-from wnlib.lab.grid import Display, end_line, epoch_line, run_grid, share_of_threads
-from wnlib.lab.plans import plan_grid, summarize, summary_text
+from wnlib.lab.grid import (
+    Plan,
+    end_line,
+    epoch_line,
+    plan_grid,
+    run_grid,
+    share_of_threads,
+    speed_up_process,
+    summary,
+)  # fmt: skip
 from wnlib.lab.records import NO_MEMORY, Run, RunError, out_of_memory, record_epochs
 from wnlib.layers import Norm
-from wnlib.training import Recipe, find_device
+from wnlib.training import State, autocast_type, find_device
+
+GOES_ON = "stopped; the same command goes on from the last whole epoch"
+STATUS = (
+    "Exit status: 0, or 2 with a line that says what is wrong; of train 3 for a run that diverged."
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,100 +39,60 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 if a check failed, 2 with a line on stderr."""
-    speak_plainly()
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int | None] = arguments.command
+    """Run one command; return its exit status, see `STATUS`."""
+    return guarded("wnlib", lambda: _run(argv))
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """The command's exit status, or 2 and one line on standard error for what stopped it."""
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, stream) is None:  # it was closed; no file that is opened takes its place
+            setattr(sys, stream, os.fdopen(_null(number), "w"))
+        if isinstance(getattr(sys, stream), TextIOWrapper):  # every line can be printed
+            getattr(sys, stream).reconfigure(errors="backslashreplace")
     try:
-        code = command(arguments) or 0
+        code = command()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        goes_on = command in (_train, _compare)
-        return _fail("stopped" + "; the same command goes on from the last whole epoch" * goes_on)
+        return code
     except BrokenPipeError:  # the reader of our output left
-        _drop_output()
+        _null(1)
         return 2
+    except KeyboardInterrupt:
+        said = GOES_ON
     except (DataError, RunError, ValueError, OSError) as error:
-        _drop_output()
-        return _fail(str(error))
+        said = str(error)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail(NO_MEMORY)
-    return code
-
-
-# What our lines have beyond ASCII, for a console that cannot show it.
-_PLAIN = {"−": "-", "–": "-", "±": "+/-", "…": "...", "⁶": "^6", "⁴": "4", "β": "beta", "₁": "1"}
-
-
-def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
-    """A handler for `codecs.register_error`: nothing is lost, whatever is not in the table."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letters = error.object[error.start : error.end]
-    plain = [_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters]
-    return "".join(plain), error.end
-
-
-def speak_plainly() -> None:
-    """Every line can be printed, in any encoding, even where standard output was closed."""
-    codecs.register_error("wnlib.plain", _plainly)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = getattr(sys, name)
-        if stream is None:  # so that no file that is opened takes its place
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-            setattr(sys, name, open(number, "w"))  # noqa: PTH123, SIM115
-        elif isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="wnlib.plain")
-
-
-def _drop_output() -> None:
-    """Nothing that is left to be written there can fail any more."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(message: str) -> int:
-    print(f"wnlib: {message}", file=sys.stderr)
+        said = NO_MEMORY
+    print(f"{name}: {said}", file=sys.stderr)
     return 2
 
 
-def json_line(value: Any) -> str:
-    """Any of what `json.dumps` takes; NaN and infinity, which JSON does not have, are null."""
-    return json.dumps(_finite(value), allow_nan=False)
+def _null(number: int) -> int:
+    """What is written to that descriptor goes nowhere, from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    return nowhere if nowhere == number else os.dup2(nowhere, number)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _run(argv: list[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    return arguments.command(arguments)
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="wnlib", description="Train ConvPool-CNN-C on CIFAR-10, five ways.")
-    commands = parser.add_subparsers(
-        required=True, metavar="data | train | compare | bench | check"
+    parser = Parser(
+        prog="python -m wnlib",
+        description="Train ConvPool-CNN-C on CIFAR-10, five ways.",
+        epilog=STATUS,
     )
+    commands = parser.add_subparsers(required=True, metavar="data | train | compare")
 
-    def add(
-        command: Callable[[argparse.Namespace], int | None], text: str, full: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
+    def add(command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        name = command.__name__.strip("_")
+        sub = commands.add_parser(name, help=text, description=text, epilog=STATUS)
         sub.set_defaults(command=command)
-        if full:
-            sub.add_argument(
-                "--full", action="store_true", help="all 60,000 images, not the sample"
-            )
-        sub.add_argument(
-            "--json", action="store_true", help="print JSON, for machines; NaN is null"
-        )
+        sub.add_argument("--full", action="store_true", help="all 60,000 images, not the sample")
         return sub
 
     add(
@@ -132,23 +101,17 @@ def _parser() -> Parser:
         "cache folder.",
     )
     one = add(_train, "Train one configuration; a stopped run goes on.")
-    one.add_argument("norm", choices=[str(n) for n in Norm], help="the configuration")
+    one.add_argument("norm", choices=[*map(str, Norm)], metavar=" | ".join(Norm), help=_labels())
     many = add(
         _compare,
         "Train the five configurations, or a whole grid of runs, and say how they compare; a "
         "stopped grid goes on. A LIST has commas.",
     )
-    for sub in (one, many):
-        sub.add_argument("--width", type=int, default=24, help="default: 24; the paper's: 96")
-        sub.add_argument("--epochs", type=int, default=20, help="default: 20; the paper's: 200")
     recipes, scales = ("paper", "report"), ("linear", "exp")
     one.add_argument("--recipe", choices=recipes, default="paper", help="default: paper")
     one.add_argument("--lr", type=float, help="default: the recipe's")
     one.add_argument("--scale", choices=scales, default="linear", help="WN's g or e^s")
     one.add_argument("--seed", type=int, default=0, help="default: 0")
-    one.add_argument(
-        "--out", type=folder_name, help="the run's folder; default: named by the above"
-    )
     for flag, kind, default, text in (
         ("--norms", _list_of(tuple(Norm)), tuple(Norm), "default: all five"),
         ("--recipes", _list_of(recipes), ("paper",), "paper (default), report"),
@@ -157,12 +120,6 @@ def _parser() -> Parser:
         ("--seeds", _seeds, (0,), "for instance 0-4,7; default: 0"),
     ):
         many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
-    many.add_argument(
-        "--out",
-        type=folder_name,
-        help="folder of the runs, one folder each; with --cluster, one that all workers see; "
-        "default: named by the above",
-    )
     where = many.add_mutually_exclusive_group()
     where.add_argument(
         "--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1"
@@ -171,162 +128,113 @@ def _parser() -> Parser:
         "--cluster",
         type=_some,
         metavar="tcp://HOST:PORT",
-        help="train on the workers of a Dask scheduler",
+        help="train on the workers of a Dask scheduler, which all see the folder --out",
     )
-    bench = add(_bench, "Time training: steps beside the usual script's, configurations, growth.")
-    sections = ("steps", "configurations", "growth", "data", "profile")
-    bench.add_argument(
-        "sections",
-        type=_list_of(sections),
-        nargs="?",
-        default=sections,
-        metavar="LIST",
-        help=f"of {', '.join(sections)}, with commas; default: all, a few minutes",
-    )
-    bench.add_argument(
-        "--profile", action="store_true", help="only where a step goes, as `bench profile`"
-    )
-    bench.add_argument("--widths", type=int, nargs="+", default=[24, 96], help="default: 24 96")
-    bench.add_argument("--rounds", type=int, default=5, help="default: 5")
-    check = add(
-        _check,
-        "Check that training works on the device that is there, and say how fast; takes minutes.",
-        full=False,
-    )
-    check.add_argument("--width", type=int, default=96, help="default: 96, the paper's")
-    for sub in (one, many, bench, check):
+    for sub in (one, many):
+        sub.add_argument("--width", type=int, default=24, help="default: 24; the paper's: 96")
+        sub.add_argument("--epochs", type=int, default=20, help="default: 20; the paper's: 200")
+        sub.add_argument(
+            "--late-beta1",
+            type=float,
+            help="Adam's beta1 in the second half; default: the recipe's, but 0.9 on the sample",
+        )
+        text = "default: named by the above, below runs"
+        sub.add_argument("--out", type=folder_name, metavar="FOLDER", help=text)
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
         sub.add_argument("--compiled", action="store_true", help="let torch compile the network")
     return parser
 
 
-def _data(arguments: argparse.Namespace) -> None:
-    data = _load(arguments)
-    facts = {
-        "name": data.name,
-        "train_images": len(data.train_images),
-        "test_images": len(data.test_images),
-        "digest": data.digest,
-    }
-    print(json_line(facts) if arguments.json else f"{data!r}, md5 sums hold")
+def _labels() -> str:
+    return ", ".join(f"{norm}: {norm.label}" for norm in Norm)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    where = f"in {cache_dir()}" if arguments.full else "in the package"
+    print(f"CIFAR-10, {_images(arguments)}, {where}", flush=True)
+    print(f"{_load(arguments)!r}, md5 sums hold")
+    return 0
+
+
+def _images(arguments: argparse.Namespace) -> str:
+    return "50,000 + 10,000 images" if arguments.full else "the sample of 2,000 + 1,000 images"
 
 
 def _load(arguments: argparse.Namespace) -> Cifar10:
     return fetch_cifar10() if arguments.full else load_cifar10()
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    find_device(arguments.device)  # before a download that may take minutes
-    recipe = _recipe(arguments, Norm(arguments.norm))
-    axes = ([arguments.recipe], [arguments.lr], [arguments.scale], [arguments.seed])
-    folder = arguments.out or _default_folder(arguments, *axes) / recipe.norm
-    data = _load(arguments)
-    bar = sys.stderr.isatty() and not arguments.json
+def _train(arguments: argparse.Namespace) -> int:
+    plan = _plans(
+        arguments,
+        norms=(Norm(arguments.norm),),
+        recipes=(arguments.recipe,),
+        lrs=(arguments.lr,),
+        scales=(arguments.scale,),
+        seeds=(arguments.seed,),
+    )[0]
+    folder = arguments.out.absolute() if arguments.out else plan.folder
+    _open(arguments, [plan], folder)
+    data, bar = _load(arguments), sys.stderr.isatty()
+    speed_up_process()
     options = {"device": arguments.device, "compiled": arguments.compiled, "progress": bar}
-    for row in record_epochs(recipe, data, folder, **options):
-        if arguments.json:
-            print(json_line(row._asdict()), flush=True)
-        elif not bar:
-            print(epoch_line(f"{recipe.norm:>7}", recipe, row), flush=True)
-    if not arguments.json:
-        print(f"{end_line(recipe.norm.label, Run.load(folder))}; recorded in {folder}")
+    for row in record_epochs(plan.recipe, data, folder, **options):
+        if not bar:
+            print(epoch_line(plan.recipe.norm.label, plan.recipe, row), flush=True)
+    run = Run.load(folder)
+    print(f"{end_line(run.norm.label, run)}; recorded in {folder}")
+    return 3 if run.state is State.DIVERGED else 0
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _compare(arguments: argparse.Namespace) -> int:
+    share_of_threads(arguments.jobs)  # before a download that may take minutes
     axes = {name: getattr(arguments, name) for name in ("recipes", "lrs", "scales", "seeds")}
-    out = arguments.out or _default_folder(arguments, **axes)
-    plans = plan_grid(
-        out,
-        **axes,
-        norms=arguments.norms,
-        width=arguments.width,
-        epochs=arguments.epochs,
-    )
-    if not arguments.cluster:
-        find_device(arguments.device)  # before a download that may take minutes
-        share_of_threads(arguments.jobs)
+    plans = _plans(arguments, norms=arguments.norms, **axes)
+    out = Path(os.path.commonpath([plan.folder.parent for plan in plans]))
+    _open(arguments, plans, out)
     data = _load(arguments)  # before the workers, which find it in the cache
-    with closing(Display(quiet=arguments.json)) as display:
-        results = run_grid(
-            plans,
-            data,
-            jobs=arguments.jobs,
-            cluster=arguments.cluster,
-            device=arguments.device,
-            compiled=arguments.compiled,
-            display=display,
-        )
-    summary = summarize(results)
-    runs = [run for run in results.values() if isinstance(run, Run)]
-    if arguments.json:
-        print(json_line({"data": data.name, **summary}))
-    elif runs:
-        alone = len({run.norm for run in runs}) == len(runs) == len(plans)
-        from figures.plots import table
-
-        text = table(runs) if alone else summary_text(summary)
-        print(f"\nTest error in percent, here on {data!r}, recorded in {out}:\n\n{text}")
-    if summary["failed"]:
-        names, why = ", ".join(summary["failed"]), next(iter(summary["failed"].values()))
-        raise RunError(f"{len(summary['failed'])} of {len(plans)} runs failed ({names}): {why}")
+    speed_up_process()
+    options = {name: getattr(arguments, name) for name in ("jobs", "cluster", "device", "compiled")}
+    results = run_grid(plans, data, show=True, **options)
+    print(f"\nTest error in percent, here on {data!r}, recorded in {out}:\n\n{summary(results)}")
+    failed = {plan.name: run for plan, run in results.items() if not isinstance(run, Run)}
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise RunError(f"{len(failed)} of {len(plans)} runs failed, {name} since {why}")
+    return 0
 
 
-def _bench(arguments: argparse.Namespace) -> None:
-    from wnlib.lab.bench import bench, bench_text
-
-    device = find_device(arguments.device)
-    data = _load(arguments)
-    options = {"widths": arguments.widths, "rounds": arguments.rounds, "say": _say}
-    options["compiled"] = arguments.compiled
-    sections = ("profile",) if arguments.profile else arguments.sections
-    result = bench(data, device, sections, **options)
-    _say("")
-    print(json_line(result) if arguments.json else bench_text(result))
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from wnlib.lab.checkup import check
-
-    options = {"width": arguments.width, "compiled": arguments.compiled, "say": _say}
-    report = check(arguments.device, **options)
-    _say("")
-    print(json_line(report.json()) if arguments.json else report)
-    return 0 if report.passed else 1
+def _plans(arguments: argparse.Namespace, **axes: Sequence[Any]) -> list[Plan]:
+    """The runs that a command trains, in a folder that is named by what they have in common."""
+    late, whole = arguments.late_beta1, arguments.full
+    words = [f"width{arguments.width}", arguments.epochs]
+    for word, axis in (("", "recipes"), ("lr", "lrs"), ("", "scales"), ("seed", "seeds")):
+        [value, *more] = axes[axis]
+        if not more and value not in (None, "linear", 0):
+            words.append(f"{word}{value}")
+    words += [] if late is None else [f"late{late}"]
+    words += [] if whole else ["sample"]
+    out = arguments.out or Path("runs") / "-".join(map(str, words))
+    changes = {"width": arguments.width, "epochs": arguments.epochs}
+    if late is not None or not whole:  # with the fall to 0.5 weight norm diverges on the sample
+        changes["late_beta1"] = 0.9 if late is None else late
+    return plan_grid(out, **axes, **changes)
 
 
-def _say(text: str) -> None:
-    """What is being done, on a line of the terminal that the next one takes over."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _recipe(arguments: argparse.Namespace, norm: Norm) -> Recipe:
-    recipe: Recipe = getattr(Recipe, arguments.recipe)(norm)
-    changes = {name: getattr(arguments, name) for name in ("width", "epochs", "seed")}
-    if arguments.lr is not None:
-        changes["lr"] = arguments.lr
-    if norm.weight_normalized:
-        changes["scale"] = arguments.scale
-    return recipe.replace(**changes)
-
-
-def _default_folder(
-    arguments: argparse.Namespace,
-    recipes: Sequence[str],
-    lrs: Sequence[float | None],
-    scales: Sequence[str],
-    seeds: Sequence[int],
-) -> Path:
-    """Named by what all of its runs have in common, and is not the default."""
-    words = [
-        f"width{arguments.width}",
-        *(recipes if len(recipes) == 1 else ()),
-        str(arguments.epochs),
-    ]
-    words += [f"lr{lr:g}" for lr in lrs if len(lrs) == 1 and lr is not None]
-    words += ["exp"] * (tuple(scales) == ("exp",))
-    words += [f"seed{seed}" for seed in seeds if len(seeds) == 1 and seed > 0]
-    return Path("runs") / "-".join(words + ["sample"] * (not arguments.full))
+def _open(arguments: argparse.Namespace, plans: Sequence[Plan], folder: Path) -> None:
+    """A command's first line: what it trains, on what, where."""
+    where = f"on {arguments.cluster}" if getattr(arguments, "cluster", None) else ""
+    if not where:
+        device = find_device(arguments.device)  # before a download that may take minutes
+        where = f"{device}, {str(autocast_type(device)).removeprefix('torch.')}"
+    print(
+        f"{_images(arguments)}, width {arguments.width}, {arguments.epochs} epochs, {where}, in "
+        f"{folder}",
+        flush=True,
+    )
+    falls = any(plan.recipe.switched(plan.recipe.epochs - 1) for plan in plans)
+    if falls and not arguments.full and arguments.late_beta1 is None:
+        print("On the sample Adam's beta1 stays at 0.9; the paper's fall is --late-beta1 0.5")
 
 
 def _some(text: str) -> str:
@@ -338,13 +246,16 @@ def _some(text: str) -> str:
 
 def folder_name(text: str) -> Path:
     """The type of an argument that is a folder."""
-    return Path(_some(text))
+    try:
+        return Path(_some(text)).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is in the home of nobody") from None
 
 
-def _list_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def _list_of(choices: Sequence[Any]) -> Callable[[str], tuple[Any, ...]]:
     """The type of an argument that is a list of these."""
 
-    def parse(text: str) -> tuple[str, ...]:
+    def parse(text: str) -> tuple[Any, ...]:
         for word in text.split(","):
             if word not in choices:
                 names = ", ".join(map(str, choices))

@@ -2,17 +2,26 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.amp import GradScaler
 
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.inputs import symmetric
-from wnlib.lab.bench import peak_mb, steps, wait
 from wnlib.lab.records import provenance
 from wnlib.layers import Norm
-from wnlib.training import Recipe, build, evaluate, find_device, layout
+from wnlib.training import (
+    Recipe,
+    autocast_type,
+    build,
+    build_optimizer,
+    evaluate,
+    find_device,
+    layout,
+    training_step,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,42 +33,51 @@ class Estimate:
     ms_per_step: float  #: milliseconds, mean of the configurations
     images_per_second: float  #: in training, likewise
     hours: float  #: that all the runs take, evaluation included
-    peak_mb: float | None  #: of the device's memory, or of this process's; None if unknown
     what: str  #: the runs, in words
 
     def __repr__(self) -> str:
-        memory = "" if self.peak_mb is None else f", {self.peak_mb:.0f} MB at most"
+        minutes = max(1, round(60 * self.hours))
+        duration = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{minutes} min"
         return (
             f"{self.card}, {self.precision}: {self.ms_per_step:.1f} ms a step, "
-            f"{self.images_per_second:.0f} images a second{memory}. {self.what}: about "
-            f"{_duration(self.hours)}, an estimate from a few steps on this device."
+            f"{self.images_per_second:.0f} images a second. {self.what}: about {duration}, "
+            "an estimate from a few steps on this device."
         )
 
 
-def _duration(hours: float) -> str:
-    minutes = max(1, round(60 * hours))
-    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes} minute{'s' * (minutes > 1)}"
+def steps(recipe: Recipe, images: Tensor, labels: Tensor) -> Iterator[None]:
+    """A new network's training steps, one a `next`: images (N, 3, 32, 32), labels (N,)."""
+    device, batch = images.device, recipe.batch_size
+    model = build(recipe).to(device).to(memory_format=layout(device)).train()
+    optimizer = build_optimizer(recipe, model)
+    scaler = GradScaler(device.type, enabled=autocast_type(device) is torch.float16)
+    while True:
+        for chosen in torch.randperm(len(images), device=device).split(batch):
+            training_step(model, optimizer, scaler, images[chosen], labels[chosen])
+            yield
 
 
-@contextmanager
-def generators_kept(device: torch.device) -> Iterator[None]:
-    """torch's generators are after it as they were before."""
-    modules = [torch] + [getattr(torch, device.type)] * (device.type != "cpu")
-    theirs = [module.get_rng_state() for module in modules]
-    try:
-        yield
-    finally:
-        for module, state in zip(modules, theirs, strict=True):
-            module.set_rng_state(state)
+def seconds_of(way: Iterator[None], device: torch.device, count: int) -> float:
+    """Seconds a step takes, over so many."""
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(way)
+    wait(device)
+    return (time.perf_counter() - start) / count
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 def estimate(
     recipe: Recipe,
     norms: Sequence[Norm] = tuple(Norm),
     device: str = "auto",
-    *,
     data: Cifar10 | None = None,
-    compiled: bool = False,
 ) -> Estimate:
     """Time about twenty steps on this very device, and say how long the runs will take.
 
@@ -68,7 +86,6 @@ def estimate(
         norms: the configurations, one run each.
         device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
         data: its number of images counts; by default all of CIFAR-10.
-        compiled: let torch compile the network.
 
     Raises:
         ValueError: no such device.
@@ -79,36 +96,26 @@ def estimate(
     labels = sample.train_labels.to(where)
     trained, tested = (len(data.train_images), len(data.test_images)) if data else (50_000, 10_000)
     warm, count = (2, 4) if where.type == "cpu" else (5, 20)
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     taken, evaluated = [], []
-    with generators_kept(where):
+    with torch.random.fork_rng([torch.cuda.current_device()] if where.type == "cuda" else []):
         for norm in norms:
             each = Recipe.paper(norm).replace(width=recipe.width, batch_size=batch)
-            model = build(each)
-            stepping = steps(model, each, images, labels, compiled)
-            for _ in range(warm):
-                next(stepping)
-            wait(where)
+            way = steps(each, images, labels)
+            seconds_of(way, where, warm)
+            taken.append(seconds_of(way, where, count))
+            model = build(each).to(where)
+            evaluate(model, images[:100], labels[:100])
             start = time.perf_counter()
-            for _ in range(count):
-                next(stepping)
-            wait(where)
-            taken.append((time.perf_counter() - start) / count)
-            for _ in range(2):  # the first warms up
-                start = time.perf_counter()
-                evaluate(model, images[:100], labels[:100])
+            evaluate(model, images[:100], labels[:100])
             evaluated.append((time.perf_counter() - start) / 100)
     epoch = sum(taken) * (trained // batch) + sum(evaluated) * tested
-    memory = torch.cuda.max_memory_allocated() / 1e6 if where.type == "cuda" else peak_mb()
-    how = provenance(sample, where)
-    runs = f"{len(norms)} run{'s' * (len(norms) > 1)} of {recipe.epochs} epochs, width "
+    how, plural = provenance(sample, where), "s" * (len(norms) > 1)
     return Estimate(
         how["device"],
         how["precision"],
         1e3 * sum(taken) / len(norms),
         batch * len(norms) / sum(taken),
         epoch * recipe.epochs / 3600,
-        memory,
-        f"{runs}{recipe.width}, on {trained:,} images",
+        f"{len(norms)} run{plural} of {recipe.epochs} epochs, width {recipe.width}, on "
+        f"{trained:,} images",
     )

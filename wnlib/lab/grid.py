@@ -1,5 +1,6 @@
-"""A grid of runs: joblib trains them, here or on a Dask cluster, and their records are watched."""
+"""A grid of runs: every combination of settings, trained by joblib, here or on a Dask cluster."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -7,24 +8,88 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from wnlib.data import Cifar10, DataError, load_cifar10
-from wnlib.lab.plans import Plan
-from wnlib.lab.records import Busy, Run, RunError, made, record_epochs
+from wnlib.lab.records import Busy, Run, RunError, record_epochs
+from wnlib.layers import Norm
 from wnlib.training import Recipe, Row, State
 
-POLL = 0.5  # seconds between two looks at the records
 SEEN_WITHIN = 5.0  # seconds that a shared folder may take to show up
+LOOK = 3.0  # seconds between two looks at a cluster's workers
+
+
+class Plan(NamedTuple):
+    """A run of a grid: what to train and where to record it."""
+
+    recipe: Recipe
+    folder: Path
+    name: str  #: the folder as seen from the grid's, for instance "lr0.003/seed1/wn"
+
+
+def plan_grid(
+    out: Path | str,
+    *,
+    recipes: Sequence[str] = ("paper",),
+    lrs: Sequence[float | None] = (None,),
+    scales: Sequence[str] = ("linear",),
+    seeds: Sequence[int] = (0,),
+    norms: Sequence[Norm] = tuple(Norm),
+    **changes: Any,
+) -> list[Plan]:
+    """Every combination that can be trained, one seed after the other: a grid that is stopped
+    holds whole comparisons.
+
+    The folder is out/norm; each axis with several values puts a folder before that, in the order
+    recipe ("report"), learning rate ("lr0.003"), scale ("exp") and seed ("seed1").
+
+    Args:
+        out: the grid's folder.
+        recipes: "paper", "report".
+        lrs: learning rates; None for the recipe's own.
+        scales: "linear", "exp".
+        seeds: of all generators.
+        norms: configurations.
+        changes: what else of every recipe is changed: the width, the epochs.
+
+    Raises:
+        ValueError: a value that no recipe can have, or nothing is left: exp takes weight norm.
+    """
+    plans = []
+    for seed, recipe, lr, scale, norm in product(*map(_once, (seeds, recipes, lrs, scales, norms))):
+        if scale == "exp" and not norm.weight_normalized:
+            continue
+        made: Recipe = getattr(Recipe, recipe)(norm).replace(seed=seed, scale=scale, **changes)
+        if lr is not None:
+            made = made.replace(lr=lr)
+        words = {recipe: recipes, f"lr{_digits(made.lr)}": lrs, scale: scales, f"seed{seed}": seeds}
+        several = [word for word, axis in words.items() if len(_once(axis)) > 1]
+        name = "/".join([*several, norm])
+        plans.append(Plan(made, Path(out).absolute() / name, name))
+    if not plans:
+        raise ValueError("exp is a scale of weight norm: the norms must have wn or wn_mobn")
+    return plans
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _digits(value: float) -> str:
+    """As many as tell the value from all others."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def epoch_line(name: str, recipe: Recipe, row: Row) -> str:
@@ -44,56 +109,23 @@ def end_line(name: str, run: Run) -> str:
     )
 
 
-class Display:
-    """A line for each epoch and each run on standard output; on a terminal, one bar for all.
-
-    Args:
-        quiet: say nothing.
-    """
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.bar = tqdm(disable=True)
-        self.runs = self.ended = self.pad = 0
-
-    def start(self, plans: Sequence[Plan], done: int) -> None:
-        """A grid begins; so many of its epochs are there already."""
-        self.runs, self.pad = len(plans), max(len(plan.name) for plan in plans)
-        self.bar = tqdm(
-            total=sum(plan.recipe.epochs for plan in plans),
-            initial=done,
-            disable=self.quiet or not sys.stderr.isatty(),
-            unit="epoch",
-            dynamic_ncols=True,
-        )
-        self._count()
-
-    def row(self, plan: Plan, row: Row) -> None:
-        """An epoch is over."""
-        self._say(epoch_line(f"{plan.name:>{self.pad}}", plan.recipe, row))
-        self.bar.update()
-
-    def end(self, plan: Plan, result: Run | Exception) -> None:
-        """A run has ended, or failed."""
-        if isinstance(result, Run):
-            self._say(end_line(plan.name, result))
-            self.bar.total -= result.recipe.epochs - len(result.rows)  # of one that diverged
-        else:
-            self._say(f"{plan.name}: failed; the others go on")
-        self.ended += 1
-        self._count()
-
-    def close(self) -> None:
-        """Nothing more comes; what follows on the terminal stands below the bar."""
-        self.bar.close()
-
-    def _say(self, line: str) -> None:
-        if not self.quiet:
-            self.bar.write(line, file=sys.stdout)
-            sys.stdout.flush()
-
-    def _count(self) -> None:
-        self.bar.set_description(f"{self.ended} of {self.runs} runs")
+def summary(results: Mapping[Plan, Run | Exception]) -> str:
+    """Of each setting the final test errors over its seeds, in percent: mean, standard deviation
+    (n − 1 in its denominator), and how many of the runs diverged."""
+    settings: dict[str, list[Run]] = {}
+    for plan, run in results.items():
+        if isinstance(run, Run):
+            words = [word for word in plan.name.split("/") if not word.startswith("seed")]
+            words[-1] = run.norm.label
+            settings.setdefault(", ".join(words), []).append(run)
+    pad = max(map(len, settings), default=0)
+    lines = [f"{'':{pad}}   n    mean      sd   diverged"]
+    for name, runs in settings.items():
+        errors = 100 * np.array([run.summary().final_error for run in runs])
+        sd = f"{errors.std(ddof=1):.2f}" if len(runs) > 1 else "-"
+        lost = sum(run.state is State.DIVERGED for run in runs)
+        lines.append(f"{name:{pad}}{len(runs):>4}{errors.mean():>8.2f}{sd:>8}{lost or '-':>11}")
+    return "\n".join(lines)
 
 
 def share_of_threads(jobs: int) -> int:
@@ -107,6 +139,20 @@ def share_of_threads(jobs: int) -> int:
     return max(1, torch.get_num_threads() // jobs)
 
 
+def speed_up_process() -> None:
+    """Settings of this whole process that make a step faster; commands and their workers call it.
+
+    cuDNN tries its algorithms once. Under Linux, what a step frees is kept for the next one: by
+    default glibc gives blocks of some megabytes back and asks for them again, and every page is
+    then cleared anew, at width 96 a few percent of a step, at times a tenth.
+    """
+    torch.backends.cudnn.benchmark = True
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD of malloc.h, at its largest
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def run_grid(
     plans: Sequence[Plan],
     data: Cifar10,
@@ -115,12 +161,12 @@ def run_grid(
     cluster: str | None = None,
     device: str = "auto",
     compiled: bool = False,
-    display: Display | None = None,
+    show: bool = False,
 ) -> dict[Plan, Run | Exception]:
     """Train what is not yet trained; a plan whose record has ended is left as it is.
 
     Workers load the sample and the full set themselves; other data are sent to them. A run that
-    fails does not stop the others. Ctrl-C does, at once; the same call goes on.
+    fails does not stop the others. Ctrl-C does; the same call goes on.
 
     Args:
         plans: what to train.
@@ -130,7 +176,8 @@ def run_grid(
             must see the folders of the plans.
         device: of each run, as `record_epochs` takes it.
         compiled: likewise.
-        display: is told of each new row and of each run's end.
+        show: print a line on each run that ends, and show a bar at a terminal; elsewhere, a line
+            on each epoch.
 
     Returns:
         For each plan, in their order, the recorded run, or why it failed.
@@ -140,52 +187,45 @@ def run_grid(
         RunError: a worker was killed, or cannot take part; the same call goes on.
         DataError: a worker cannot load the data.
     """
-    threads = share_of_threads(jobs)
-    display = display or Display(quiet=True)
+    threads, alone = share_of_threads(jobs), jobs == 1 and not cluster
     results: dict[Plan, Run | Exception] = {}
-    seen = {}  # rows of each plan
     for plan in plans:
         run = _recorded(plan, data)
-        seen[plan] = len(run.rows) if run else 0
-        if run and run.state != State.INTERRUPTED:
+        if run and run.state is not State.INTERRUPTED:
             results[plan] = run
-    display.start(plans, sum(seen.values()))
-    for plan, result in results.items():
-        display.end(plan, result)
     todo = [plan for plan in plans if plan not in results]
     if not todo:
         return {plan: results[plan] for plan in plans}
-    out = Path(os.path.commonpath([plan.folder.absolute().parent for plan in todo]))
+    out = Path(os.path.commonpath([plan.folder.parent for plan in todo]))
     given = data.name == "full" if data.name in ("full", "sample") else data
-    head = None if cluster or jobs == 1 else os.getpid()
-    options = {"device": device, "compiled": compiled}
-    shared = (out, given, None if cluster else threads, head, options)
-    work = [
-        delayed(_work)(i, plan.name, plan.recipe, plan.folder.absolute(), *shared)
-        for i, plan in enumerate(todo)
-    ]
+    terminal = sys.stderr.isatty()
+    options = {"device": device, "compiled": compiled, "progress": show and alone and terminal}
+    head = None if cluster or alone else os.getpid()
+    shared = (out, given, None if cluster else threads, head, show and not terminal, options)
+    work = [delayed(_work)(i, plan, *shared) for i, plan in enumerate(todo)]
     where: AbstractContextManager[Any] = _on_cluster(cluster) if cluster else nullcontext()
+    bar = tqdm(
+        total=len(plans), initial=len(results), unit="run", dynamic_ncols=True,
+        disable=not show or alone or not terminal,
+    )  # fmt: skip
     how: dict[str, Any] = {"return_as": "generator_unordered", "batch_size": 1}
-    lock = threading.RLock()
-
-    def show_rows(plan: Plan, run: Run) -> None:
-        # A record may be ahead of its checkpoint: that epoch is trained again.
-        with lock:
-            for row in run.rows[seen[plan] :]:
-                display.row(plan, row)
-            seen[plan] = max(seen[plan], len(run.rows))
-
     try:
-        with made(out), where, _watching(todo, data, show_rows):
+        with bar, where:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
             with _interrupts_held():
                 ended: Any = Parallel(jobs, **how)(work)
             for i, result in ended:
                 plan = todo[i]
-                if isinstance(result, Run):
-                    show_rows(plan, result)
-                with lock:
-                    results[plan] = result
-                    display.end(plan, result)
+                results[plan] = result
+                bar.update()
+                if show:
+                    failed = f"{plan.name}: failed ({result}); the others go on"
+                    line = end_line(plan.name, result) if isinstance(result, Run) else failed
+                    bar.write(line, file=sys.stdout)
+                    sys.stdout.flush()
     except BrokenExecutor:
         raise RunError(
             "a training process was killed (was there enough memory?); "
@@ -202,32 +242,6 @@ def _recorded(plan: Plan, data: Cifar10) -> Run | None:
         return None
     same = run.recipe == plan.recipe and run.provenance.get("data", {}).get("digest") == data.digest
     return run if same else None
-
-
-@contextmanager
-def _watching(
-    plans: Sequence[Plan], data: Cifar10, show: Callable[[Plan, Run], None]
-) -> Iterator[None]:
-    """Inside, whatever epoch is recorded is shown."""
-    over = threading.Event()
-
-    def watch() -> None:
-        changed: dict[Plan, int] = {}
-        while not over.wait(POLL):
-            for plan in plans:
-                with suppress(OSError):  # not there yet, or just being replaced
-                    when = (plan.folder / "history.csv").stat().st_mtime_ns
-                    if changed.get(plan) != when and (run := _recorded(plan, data)):
-                        changed[plan] = when
-                        show(plan, run)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager
@@ -262,17 +276,32 @@ def _on_cluster(address: str) -> Iterator[None]:
         client: Any = Client(address, timeout=5, set_as_default=False)
     except Exception:  # of several kinds: no such host, no such port, nobody there
         raise RunError(f"no Dask scheduler answers at {address}") from None
+    over = threading.Event()
+
+    def look() -> None:
+        told = False
+        with suppress(Exception):  # the scheduler is lost: joblib says so
+            while not over.wait(LOOK):
+                there = client.nthreads()
+                if not there and not told:
+                    start = f"dask worker {address} --nthreads 1"
+                    print(f"no worker is at {address}; waiting for one ({start})", file=sys.stderr)
+                told = not there
+
     with client:
         # Two runs in one process would share torch's generators.
         if any(threads > 1 for threads in client.nthreads().values()):
             raise RunError(
                 f"a worker at {address} has several threads; start each with --nthreads 1"
             )
+        threading.Thread(target=look, daemon=True).start()
         try:
             with parallel_config(backend="dask", client=client, pure=False):
                 yield
         except (CancelledError, TimeoutError, OSError) as error:
             raise RunError(f"the cluster was lost ({error}); the same command goes on") from None
+        finally:
+            over.set()
 
 
 _load = cache(load_cifar10)
@@ -280,13 +309,12 @@ _load = cache(load_cifar10)
 
 def _work(
     index: int,
-    name: str,
-    recipe: Recipe,
-    folder: Path,
+    plan: Plan,
     out: Path,
     given: Cifar10 | bool,
     threads: int | None,
     head: int | None,
+    lines: bool,
     options: dict[str, Any],
 ) -> tuple[int, Run | Exception]:
     """Train one run, in a worker; which it was, and the run or why it failed."""
@@ -300,23 +328,25 @@ def _work(
         time.sleep(0.1)
     if threads:
         torch.set_num_threads(threads)
-    data = _load(given) if isinstance(given, bool) else given
-    wanted = _wanted(head)
-    if head is not None:
+    if head:
+        speed_up_process()
         # tqdm's own lock is one between processes: a killed one leaves a part to be warned of.
         tqdm.set_lock(threading.RLock())
-    told = False
+    data = _load(given) if isinstance(given, bool) else given
+    wanted, told = _wanted(head), False
     while True:
         try:
-            for _ in record_epochs(recipe, data, folder, **options):
+            for row in record_epochs(plan.recipe, data, plan.folder, **options):
+                if lines:
+                    print(epoch_line(plan.name, plan.recipe, row), flush=True)
                 if not wanted():
-                    if head is not None:
+                    if head:
                         os._exit(1)  # nobody is left to send work, or to be told
                     return index, RunError("stopped; the same command goes on")
-            return index, Run.load(folder)
+            return index, Run.load(plan.folder)
         except Busy:
             if not told:
-                print(f"{name}: another training is at work there; waiting", file=sys.stderr)
+                print(f"{plan.name}: another training is at work there; waiting", file=sys.stderr)
             told = True
             time.sleep(1)
         except DataError:
@@ -327,15 +357,13 @@ def _work(
 
 def _wanted(head: int | None) -> Callable[[], bool]:
     """Whether the command that has this run trained is there still; without it, it is stopped."""
-    if head is not None:
+    if head:
         return lambda: os.getppid() == head
     if "distributed" in sys.modules:
         from distributed import get_worker
 
-        try:
+        with suppress(ValueError):  # this is no worker
             worker = get_worker()
-        except ValueError:  # this is none
-            return lambda: True
-        key = worker.get_current_task()
-        return lambda: key in worker.state.tasks and worker.state.tasks[key].state == "executing"
+            key, tasks = worker.get_current_task(), worker.state.tasks
+            return lambda: key in tasks and tasks[key].state == "executing"
     return lambda: True

@@ -2,8 +2,7 @@
 
 ``run.json`` says what was run, on what, and how it ended; ``history.csv`` has one row an epoch.
 Errors are fractions, losses mean cross-entropies in nats, times seconds. Beside them lies
-``checkpoint.pt``, all that the next epoch depends on, and while a training is at work ``lock``, so
-that there is one at a time.
+``checkpoint.pt``, all that the next epoch depends on, and while a training is at work ``lock``.
 """
 
 import csv
@@ -15,8 +14,7 @@ import re
 import subprocess
 import sys
 import time
-import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +27,7 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 from tqdm import tqdm
 
 import wnlib
@@ -36,8 +35,13 @@ from wnlib.data import Cifar10
 from wnlib.layers import Norm
 from wnlib.training import Recipe, Row, State, Training, autocast_type
 
-SCHEMA = 1
+SCHEMA = 1  # of run.json
+FORMAT = 2  # of a checkpoint; the first ones had no number
 HEADER = ",".join(Row._fields)
+FILES = ("checkpoint.pt", "history.csv", "run.json")  # in the order in which they are written
+EVERY = 600.0  # seconds between two copies of a run that is kept elsewhere, too
+ELSEWHERE = "choose another folder"
+NO_MEMORY = "there is not enough memory; a smaller width takes less. What is recorded stays"
 
 # Test errors on CIFAR-10 without augmentation: Table 1 of the paper, and the report's table, which
 # lists each run's best epoch on the test set (tests compare it with the recorded curves).
@@ -45,11 +49,12 @@ PAPER = dict(zip(Norm, (0.0843, 0.0846, 0.0852, 0.0805, 0.0731), strict=True))
 REPORT = dict(zip(Norm, (0.1904, 0.1788, 0.1921, 0.1917, 0.1833), strict=True))
 
 
-_PAPER = Recipe.paper(Norm.WN)
-
-
 class RunError(RuntimeError):
     """A record cannot be read, written or gone on with; one line says why and what to do."""
+
+
+class Busy(RunError):
+    """Another process trains in the folder."""
 
 
 class Summary(NamedTuple):
@@ -151,7 +156,7 @@ class Run:
         path = Path(folder) / "run.json"
         try:
             content = json.loads(_read(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         schema = content.pop("schema", None) if isinstance(content, dict) else None
         if type(schema) is not int or schema != SCHEMA:
@@ -169,11 +174,8 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged: {error}") from None
         run.rows, run.provenance = _rows(Path(folder) / "history.csv"), content
-        # A run may stand where its rows allow it, and the words are those that `outcome` has.
         epochs, whole = len(run.rows), run.recipe.epochs
-        allowed = {State.INTERRUPTED: epochs <= whole, State.FINISHED: epochs == whole}
-        allowed[State.DIVERGED] = 0 < epochs <= whole
-        for run.state in (state for state, may in allowed.items() if may):
+        for run.state in _possible(epochs, whole):
             if run.outcome == outcome:
                 return run
         raise RunError(
@@ -181,13 +183,59 @@ class Run:
         )
 
 
+def _possible(epochs: int, whole: int) -> list[State]:
+    """How a run may stand after so many of its epochs."""
+    allowed = {State.INTERRUPTED: epochs <= whole, State.FINISHED: epochs == whole}
+    allowed[State.DIVERGED] = 0 < epochs <= whole
+    return [state for state, may in allowed.items() if may]
+
+
 def _recipe(values: dict[str, Any]) -> Recipe:
     """From JSON, where a number may have come as text."""
-    for name in dict(values).keys() & vars(_PAPER).keys() - {"norm"}:
-        value, kind = values[name], type(getattr(_PAPER, name))
+    usual = vars(Recipe.paper(Norm.WN))
+    for name in dict(values).keys() & usual.keys() - {"norm"}:
+        value, kind = values[name], type(usual[name])
         if type(value) is not kind and (type(value), kind) != (int, float):
             raise ValueError(f"{name} is of type {kind.__name__}, not {short(value)}")
     return Recipe(**values)
+
+
+def _row(values: Sequence[Any], number: int) -> Row:
+    """The epoch of that number; ValueError or TypeError for what no epoch can have."""
+    row = Row(*values)
+    if type(row.epoch) is not int or row.epoch != number:
+        raise ValueError(f"epoch {short(row.epoch)} stands in place {number}")
+    limits = Row(0, math.inf, math.inf, 1, math.inf, 1, 1e12)  # NaN is what was not recorded
+    for value, limit in list(zip(row, limits, strict=True))[1:]:
+        if type(value) is not float or value < 0 or value > limit:
+            raise ValueError(f"{short(value)} is out of range")
+    return row
+
+
+def _rows(path: Path) -> list[Row]:
+    text = _read(path)
+    header, *lines = text.removesuffix("\n").split("\n")
+    if header != HEADER:
+        raise RunError(f"{path} does not begin with {HEADER}")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            epoch, *values = line.split(",")
+            rows.append(_row([int(epoch), *(float(v) if v else math.nan for v in values)], number))
+        except (TypeError, ValueError):
+            raise RunError(f"{path}, line {number + 1} is damaged: {line[:80]!r}") from None
+    if not text.endswith("\n"):
+        raise RunError(f"{path} is cut off in line {len(lines) + 1}")
+    return rows
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: {path.parent} holds no run") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -211,36 +259,6 @@ def write_whole(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing: {path.parent} holds no run") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-
-
-def _rows(path: Path) -> list[Row]:
-    text = _read(path)
-    header, *lines = text.removesuffix("\n").split("\n")
-    if header != HEADER:
-        raise RunError(f"{path} does not begin with {HEADER}")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            epoch, *values = line.split(",")
-            row = Row(int(epoch), *(float(v) if v else math.nan for v in values))
-            errors, others = (row.train_error, row.test_error), row[1:]
-            if any(e > 1 for e in errors) or any(v < 0 for v in others) or row.epoch != number:
-                raise ValueError
-        except (TypeError, ValueError):
-            raise RunError(f"{path}, line {number + 1} is damaged: {line[:80]!r}") from None
-        rows.append(row)
-    if not text.endswith("\n"):
-        raise RunError(f"{path} is cut off in line {len(lines) + 1}")
-    return rows
-
-
 def load_runs(folder: Path | str) -> list[Run]:
     """Every run below a folder, in the order of the configurations, then of their paths.
 
@@ -254,13 +272,112 @@ def load_runs(folder: Path | str) -> list[Run]:
     return sorted((Run.load(p.parent) for p in paths), key=lambda run: order.index(run.norm))
 
 
-FORMAT = 2  # of a checkpoint; the first ones had no number
-ELSEWHERE = "choose another folder"
-NO_MEMORY = "there is not enough memory; a smaller width takes less. What is recorded stays"
+def record(recipe: Recipe, data: Cifar10, folder: Path | str, **options: Any) -> Run:
+    """Train one network to its end and record it; the arguments are those of `record_epochs`."""
+    folder = Path(folder).absolute()
+    for _ in record_epochs(recipe, data, folder, **options):
+        pass
+    return Run.load(folder)
 
 
-class Busy(RunError):
-    """Another process trains in the folder."""
+def record_epochs(
+    recipe: Recipe,
+    data: Cifar10,
+    folder: Path | str,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = False,
+    keep: Path | str | None = None,
+) -> Generator[Row, None, None]:
+    """Train one network and record it after every epoch: a generator of its rows.
+
+    Stopped anywhere, by any means, the same call goes on after the last whole epoch: first it gives
+    the rows that are recorded, then those that it trains. On a CPU, with as many threads, they are
+    those that an uninterrupted run gives. In one process a later training of the folder takes it
+    over from an earlier one, as when a notebook's cell is stopped and run again.
+
+    Args:
+        recipe: what to train, and how.
+        data: on what.
+        folder: of the run; made where it is missing.
+        device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
+        compiled: let torch compile the network.
+        progress: show a bar on standard error.
+        keep: a second folder, on a slow or precious disk: the run is copied to it every ten minutes
+            and in the end, and comes back from it where the first one is behind or gone.
+
+    Raises:
+        ValueError: no such device, or fewer training images than a minibatch or the init takes.
+        RunError: the folder cannot be read or written, holds another run or a damaged one, or is
+            trained in by another process; there is not enough memory. What is recorded there stays
+            as it is.
+    """
+    # Here, not at the first epoch: whoever changes folder meanwhile means the one of now.
+    here, copy = Path(folder).absolute(), Path(keep).absolute() if keep else None
+    return _rows_of(recipe, data, here, device, compiled, progress, copy)
+
+
+def _rows_of(
+    recipe: Recipe,
+    data: Cifar10,
+    folder: Path,
+    device: str,
+    compiled: bool,
+    progress: bool,
+    keep: Path | None,
+) -> Generator[Row, None, None]:
+    run = _recorded(folder, recipe, data)
+    with ExitStack() as stack:
+        if run.state is State.INTERRUPTED or keep:
+            stack.enter_context(_memory_told())
+            training = Training(recipe, data, device, compiled)  # what fails here leaves no folder
+            ours = stack.enter_context(_alone(folder))
+            if keep and len(_recorded(keep, recipe, data).rows) > len(run.rows):
+                _copy(keep, folder)
+            run = _recorded(folder, recipe, data)  # until now another process may have trained
+            if run.state is State.INTERRUPTED:
+                restore(folder, run, training)
+            if keep:
+                stack.callback(_copy_if_possible, folder, keep)
+        yield from list(run.rows)
+        if run.state is not State.INTERRUPTED:
+            return
+        run.provenance |= provenance(data, training.device) | {"compiled": compiled}
+        steps, copied = len(data.train_images) // recipe.batch_size, time.monotonic()
+        bar = tqdm(
+            desc=recipe.norm.label,
+            total=recipe.epochs * steps,
+            initial=len(run.rows) * steps,
+            disable=not progress,
+            unit="step",
+            mininterval=0.1
+            if sys.stderr.isatty()
+            else 2.0,  # so that a notebook's page stays quick
+            dynamic_ncols=True,
+        )
+        rows = training.epochs(stack.enter_context(bar).update)
+        while row := _next(rows, training.device):
+            run.rows, run.state = training.rows, training.state
+            run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
+            if not ours():
+                raise RunError(f"a later training goes on in {folder}; this one gave way to it")
+            # The checkpoint first: killed in between, the record is behind, and catches up.
+            save(folder / "checkpoint.pt", training)
+            run.save(folder)
+            if keep and time.monotonic() - copied >= EVERY:
+                _copy_if_possible(folder, keep)
+                copied = time.monotonic()
+            error = f"test error {100 * row.test_error:.2f} %"
+            bar.set_postfix_str(run.outcome if run.state is State.DIVERGED else error)
+            yield row
+
+
+def _next(rows: Iterator[Row], device: torch.device) -> Row | None:
+    """The next row, the same whatever precision the caller trains in; None after the last."""
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        return next(rows, None)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -280,188 +397,59 @@ def _memory_told() -> Iterator[None]:
         raise RunError(NO_MEMORY) from None
 
 
-EVERY = 600.0  # seconds between two copies of a run that is kept elsewhere, too
-
-
-def record(recipe: Recipe, data: Cifar10, folder: Path | str, **options: Any) -> Run:
-    """Train one network to its end and record it; the arguments are those of `record_epochs`."""
-    for _ in record_epochs(recipe, data, folder, **options):
-        pass
-    return Run.load(folder)
-
-
-def record_epochs(
-    recipe: Recipe,
-    data: Cifar10,
-    folder: Path | str,
-    *,
-    device: str = "auto",
-    compiled: bool = False,
-    progress: bool = False,
-    keep: Path | str | None = None,
-) -> Generator[Row, None, None]:
-    """Train one network and record it after every epoch; a generator of its rows.
-
-    The rows that are recorded come first, then training goes on where it stopped, and on a CPU
-    gives the same rows bit for bit (`seconds` aside, and with the same number of threads).
-
-    Only one training is at work in a folder: a second process is refused; within a process the
-    latest takes over, as when a notebook's cell is stopped and run again.
-
-    Args:
-        recipe: what to train, and how.
-        data: on what.
-        folder: of the run; made where it is missing.
-        device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
-        compiled: let torch compile the network.
-        progress: show a bar on standard error.
-        keep: a second folder, on a slow or precious disk: the run is copied to it every ten minutes
-            and in the end, and comes back from it where the first one is behind or gone.
-
-    Raises:
-        ValueError: no such device, or fewer training images than a minibatch or the init takes.
-        RunError: the folder cannot be read or written, holds another run or a damaged one, or is
-            trained in by another process; there is not enough memory. What is recorded there stays
-            as it is.
-    """
-    total = recipe.epochs * (len(data.train_images) // recipe.batch_size)
-    with _bar(total, progress) as bar:
-        copy = Path(keep) if keep else None
-        yield from _epochs(recipe, data, Path(folder), device, compiled, copy, bar)
-
-
-def record_in_turns(
-    recipes: Iterable[Recipe],
-    data: Cifar10,
-    folder: Path | str,
-    *,
-    device: str = "auto",
-    compiled: bool = False,
-    progress: bool = False,
-    keep: Path | str | None = None,
-) -> Generator[tuple[Recipe, Row], None, None]:
-    """Train several configurations, an epoch each in turn; a generator of recipes and rows.
-
-    Stopped anywhere, all of them have come as far, and the same call goes on. Each has its folder,
-    named by its configuration, below `folder` and `keep`. The arguments are otherwise those of
-    `record_epochs`, and so is what is raised.
-    """
-    turns: dict[Recipe, Generator[Row, None, None]] = {}
-    recipes = list(recipes)
-    steps = {recipe: len(data.train_images) // recipe.batch_size for recipe in recipes}
-    with _bar(sum(r.epochs * steps[r] for r in recipes), progress) as bar, ExitStack() as stack:
-        for recipe in recipes:
-            where, copy = Path(folder) / recipe.norm, Path(keep) / recipe.norm if keep else None
-            turns[recipe] = _epochs(recipe, data, where, device, compiled, copy, bar)
-            stack.callback(turns[recipe].close)
-        while turns:
-            for recipe, rows in list(turns.items()):
-                row = next(rows, None)
-                if row is None:
-                    del turns[recipe]
-                else:
-                    yield recipe, row
-
-
-def _bar(total: int, shown: bool) -> tqdm:
-    """Of steps; in a notebook it moves every other second, so that the page stays quick."""
-    often = 0.1 if sys.stderr.isatty() else 2.0
-    return tqdm(total=total, disable=not shown, unit="step", mininterval=often, dynamic_ncols=True)
-
-
-def _epochs(
-    recipe: Recipe,
-    data: Cifar10,
-    folder: Path,
-    device: str,
-    compiled: bool,
-    keep: Path | None,
-    bar: tqdm,
-) -> Generator[Row, None, None]:
-    def replay() -> Iterator[Row]:
-        if not bar.disable:  # else it has no beginning
-            count = len(run.rows) * (len(data.train_images) // recipe.batch_size)
-            bar.initial += count
-            bar.update(count)
-        yield from run.rows
-
-    run = _recorded(folder, recipe, data)
-    if run.state != State.INTERRUPTED and keep is None:
-        yield from replay()
-        return
-    with (
-        _memory_told(),
-        _one_at_a_time(folder) as lock,
-        _copied(folder, keep, recipe, data) as after_epoch,
-    ):
-        run = _recorded(folder, recipe, data)  # again: until now another process may have trained
-        if run.state != State.INTERRUPTED:
-            yield from replay()
-            return
-        training = Training(recipe, data, device, compiled)
-        restore(folder, run, training)
-        run.provenance |= provenance(data, training.device) | {"compiled": compiled}
-        yield from replay()
-        bar.set_description_str(f"{recipe.norm:>7}")
-        for row in training.epochs(bar.update):
-            run.rows, run.state = training.rows, training.state
-            run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
-            if lock not in _held.values():
-                raise RunError(f"a later training goes on in {folder}; this one gave way to it")
-            # The checkpoint first: killed in between, the record is behind, and catches up.
-            save(folder / "checkpoint.pt", training)
-            run.save(folder)
-            after_epoch()
-            error = f"test error {100 * row.test_error:.2f} %"
-            bar.set_postfix_str(run.outcome if run.state == State.DIVERGED else error)
-            yield row
-            bar.set_description_str(f"{recipe.norm:>7}")
+_latest: dict[Path, object] = {}  # the training of this process that a folder's lock is held for
 
 
 @contextmanager
-def _copied(
-    folder: Path, keep: Path | None, recipe: Recipe, data: Cifar10
-) -> Iterator[Callable[[], None]]:
-    """What is called inside after an epoch copies the run if it is time; in the end, in any case.
-
-    A copy that has come further is brought back first. One that cannot be written stops nothing.
+def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Inside, no other process trains in the folder; what it gives says: nor does a later call.
 
     Raises:
-        RunError: the copy is of another run, or damaged.
+        Busy: another process does.
+        RunError: the folder cannot be written.
     """
-    if keep is None:
-        yield lambda: None
-        return
-    here, there = (len(_recorded(each, recipe, data).rows) for each in (folder, keep))
-    if there > here:
-        _copy(keep, folder)
-    last, behind = time.monotonic(), here > there
-
-    def copy() -> None:
-        nonlocal last, behind
-        last, behind = time.monotonic(), False
-        try:
-            _copy(folder, keep)
-        except (RunError, OSError) as error:
-            print(f"{error}; training goes on, without that copy", file=sys.stderr)
-
-    def after_epoch() -> None:
-        nonlocal behind
-        behind = True
-        if time.monotonic() - last >= EVERY:
-            copy()
-
+    me, new_lock = object(), False
     try:
-        yield after_epoch
+        path = folder.resolve() / "lock"
+        new_folder = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        new_lock = not path.exists()
+        lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True)
+        lock.release(force=True)  # by an earlier training of this process
+        lock.acquire()
+    except Timeout:
+        raise Busy(f"another training is at work in {folder}; stop it, or {ELSEWHERE}") from None
+    except (OSError, RuntimeError) as error:  # a loop of links is either
+        if new_lock:
+            with suppress(OSError):
+                path.unlink()
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder} cannot be written: {said}") from None
+    _latest[path] = me
+    try:
+        yield lambda: _latest.get(path) is me
     finally:
-        if behind:
-            copy()
+        if _latest.get(path) is me:
+            del _latest[path]
+            with suppress(OSError):  # Windows removes it with the release
+                path.unlink()
+            lock.release()
+            if new_folder:
+                with suppress(OSError):  # it holds something
+                    folder.rmdir()
 
 
 def _copy(source: Path, target: Path) -> None:
-    for name in ("checkpoint.pt", "history.csv", "run.json"):  # in the order of `_epochs`
+    for name in FILES:
         if (source / name).exists():
             write_whole(target / name, (source / name).read_bytes())
+
+
+def _copy_if_possible(source: Path, target: Path) -> None:
+    try:
+        _copy(source, target)
+    except (RunError, OSError) as error:
+        print(f"{error}; training goes on, without that copy", file=sys.stderr)
 
 
 def provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
@@ -492,63 +480,6 @@ def _commit(package: Path = Path(wnlib.__file__).parent) -> str | None:
         return None
     commit = log.stdout.strip()
     return commit + "-dirty" * bool(dirty.returncode) if commit else None
-
-
-_held: "weakref.WeakValueDictionary[Path, FileLock]" = weakref.WeakValueDictionary()
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[FileLock]:
-    """Held until the end, or until a later training of this process takes it.
-
-    Raises:
-        Busy: another process holds it.
-        RunError: the folder cannot be written.
-    """
-    with made(folder):
-        path = folder.resolve() / "lock"
-        earlier = _held.pop(path, None)
-        if earlier is not None:
-            earlier.release(force=True)
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise Busy(
-                f"another training is at work in {folder}; stop it, or {ELSEWHERE}"
-            ) from None
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
-        _held[path] = lock
-        try:
-            yield lock
-        finally:
-            if _held.get(path) is lock:
-                del _held[path]
-                with suppress(OSError):  # Windows removes it with the release
-                    path.unlink()
-                lock.release()
-
-
-@contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """The folder is there, inside; what was made for it goes again if nothing came into it.
-
-    Raises:
-        RunError: it cannot be made.
-    """
-    new = []
-    try:
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from None
-    try:
-        yield
-    finally:
-        for path in new:
-            with suppress(OSError):  # it holds something
-                path.rmdir()
 
 
 def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run:
@@ -630,36 +561,46 @@ def restore(folder: Path, run: Run, training: Training) -> None:
                 f"{path} was written by another version of wnlib, which this one cannot go on "
                 f"from; {again}"
             )
-        rows = [Row(*row) for row in content["rows"]]
+        rows = [_row(row, number) for number, row in enumerate(content["rows"], 1)]
+        state = State(content["state"])
+        if state not in _possible(len(rows), run.recipe.epochs):
+            raise ValueError
         both = min(len(rows), len(run.rows))
         same = repr(rows[:both]) == repr(run.rows[:both])  # NaN too
         if content["run"] != _identity(training) or not same:
             raise RunError(f"{path} belongs to another run; {again}")
         _load(training, content)
-        training.rows, training.state = rows, State(content["state"])
     except RunError:
         raise
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}; {again}") from None
     except Exception as error:  # a damaged file fails in any of a dozen ways
         raise RunError(f"{path} is damaged ({type(error).__name__}); {again}") from None
-    behind = len(run.rows) < len(rows) or run.state != training.state
-    run.rows, run.state = training.rows, training.state
+    training.rows, training.state = rows, state
+    behind = len(run.rows) < len(rows) or run.state != state
+    run.rows, run.state = rows, state
     if behind:
-        run.provenance["wall_seconds"] = sum(row.seconds for row in rows)
+        run.provenance["wall_seconds"] = float(np.nansum(run.column("seconds")))
         run.provenance["data"] = {"name": training.data.name, "digest": training.data.digest}
         run.save(folder)
 
 
 def _load(training: Training, content: dict[str, Any]) -> None:
+    """Into the training, if all of it is of the training's kind; ValueError, or torch's own."""
+    model = training.model.state_dict()
+    if content["model"].keys() != model.keys():
+        raise ValueError
+    for name, value in content["model"].items():
+        _check_alike(value, model[name])
     training.model.load_state_dict(content["model"])
     # Adam's moments alone: the rest is the recipe's. torch takes any, and crashes as it trains.
     parameters, moments = list(training.model.parameters()), content["optimizer"]
     for i, moment in moments.items():
-        shapes = {name: value.shape for name, value in moment.items()}
-        shape = parameters[i].shape
-        if shapes != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+        like = {"step": torch.tensor(0.0), "exp_avg": parameters[i], "exp_avg_sq": parameters[i]}
+        if type(i) is not int or i < 0 or moment.keys() != like.keys():
             raise ValueError
+        for name, value in moment.items():
+            _check_alike(value, like[name])
     groups = training.optimizer.state_dict()["param_groups"]
     training.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     # One from bf16 has no scale, and one from fp16 goes on without where bf16 is at hand.
@@ -673,3 +614,10 @@ def _load(training: Training, content: dict[str, Any]) -> None:
     training.generators |= mine
     with training._generators():  # refused by torch, if they are not of its kind
         pass
+
+
+def _check_alike(value: Tensor, like: Tensor) -> None:
+    """ValueError unless it is a plain tensor of the same shape and type."""
+    plain = value.layout is torch.strided and value.device.type == "cpu"
+    if not plain or (value.shape, value.dtype) != (like.shape, like.dtype):
+        raise ValueError

@@ -1,0 +1,44 @@
+"""Estimates: of the runs that are asked for, without a trace in the caller's generator."""
+
+import re
+
+import pytest
+import torch
+
+from wnlib import Norm, Recipe
+from wnlib.lab import estimate
+from wnlib.lab.estimates import steps
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_hours_are_those_of_all_epochs_and_nothing_is_drawn(tiny):
+    state = torch.get_rng_state()
+    recipe = Recipe.paper("wn").replace(width=2, epochs=3, batch_size=10)
+    said = estimate(recipe, [Norm.WN, Norm.BN], "cpu", tiny)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert said.what == "2 runs of 3 epochs, width 2, on 40 images"
+    assert said.images_per_second == pytest.approx(10 * 1000 / said.ms_per_step)
+    stepping = 2 * 3 * 4 * said.ms_per_step / 1e3 / 3600  # four steps an epoch
+    assert said.hours > stepping
+    assert re.fullmatch(
+        r"cpu, \w+: [\d.]+ ms a step, \d+ images a second\. 2 runs .* images: about .*, an "
+        r"estimate from a few steps on this device\.",
+        repr(said),
+    )
+    with pytest.raises(ValueError, match="device is auto, cpu, cuda or mps"):
+        estimate(recipe, device="tpu")
+
+
+def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "wnlib.lab.estimates.training_step", lambda *step: seen.append(step[3].flatten(1).sum(1))
+    )
+    images, labels = tiny.train_images.float(), tiny.train_labels
+    way = steps(Recipe.paper("none").replace(width=1, batch_size=10), images, labels)
+    for _ in range(8):
+        next(way)
+    for epoch in (seen[:4], seen[4:]):
+        expected = images.flatten(1).sum(1).sort().values
+        torch.testing.assert_close(torch.cat(epoch).sort().values, expected)
