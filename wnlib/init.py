@@ -54,6 +54,8 @@ def data_dependent_init_(
     scales = init_scale if isinstance(init_scale, Mapping) else dict.fromkeys(layers, init_scale)
     if unknown := scales.keys() - layers.keys():
         raise ValueError(f"the model has no layer {', '.join(sorted(unknown))}")
+    if bad := {name: scale for name, scale in scales.items() if not 0 < scale < float("inf")}:
+        raise ValueError(f"init_scale is a number above 0, not {next(iter(bad.values()))!r}")
     siblings = chain(*(pairwise(parent.children()) for parent in modules.values()))
     norm_of = {one: other for one, other in siblings if isinstance(other, _BatchNorm)}
     visits = [Visit(n, m, norm_of.get(m), scales.get(n, 1.0)) for n, m in layers.items()]

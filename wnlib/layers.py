@@ -163,8 +163,12 @@ def _adopt(layer: Any, state: dict[str, Any], prefix: str, *others: Any) -> None
             state[f"{key}.original0"] = state.pop(f"{old}_g")
             state[f"{key}.original1"] = state.pop(f"{old}_v")
         g, v = state.get(f"{key}.original0"), state.get(f"{key}.original1")
-        if g is None or v is None or v.shape != steps.original1.shape:
-            continue  # torch says so
+        if (
+            not isinstance(g, Tensor)
+            or not isinstance(v, Tensor)
+            or v.shape != steps.original1.shape
+        ):
+            continue  # torch says what is wrong
         if older and form.exp:
             state[f"{key}.0.exponential"] = form.exponential
         elif (f"{key}.0.exponential" in state) != form.exp:

@@ -20,7 +20,7 @@ class GaussianNoise(nn.Module):
 
     def draw(self, x: Tensor) -> Tensor:
         """As many numbers as x has, flat, of mean 0 and standard deviation 1."""
-        return torch.randn(x.numel(), dtype=x.dtype, device=x.device)
+        return torch.randn([x.numel()], dtype=x.dtype, device=x.device)
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.sigma):
@@ -35,7 +35,7 @@ class UniformNoise(GaussianNoise):
     """Adds U(−√3 sigma, √3 sigma) in training: mean 0 and standard deviation sigma. Any shape."""
 
     def draw(self, x: Tensor) -> Tensor:
-        return (2 * torch.rand(x.numel(), dtype=x.dtype, device=x.device) - 1) * 3**0.5
+        return (2 * torch.rand([x.numel()], dtype=x.dtype, device=x.device) - 1) * 3**0.5
 
 
 class Dropout(nn.Dropout):
@@ -45,11 +45,12 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p != 0.5 or input.device.type != "cpu":
-            return F.dropout(input, self.p, self.training)
-        words = torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // 8),), dtype=torch.int64)
-        keep = shaped(words.view(torch.int8)[: input.numel()], input) >= 0
-        return input * keep.to(input.dtype).mul_(2)
+        here = input.device.type == "cpu" and self.training and self.p == 0.5
+        if not torch.jit.is_scripting() and here:
+            words = torch.randint(-(2**63), 2**63 - 1, [(input.numel() + 7) // 8])  # int64
+            keep = shaped(words.view(torch.int8)[: input.numel()], input) >= 0
+            return input * keep.to(input.dtype).mul_(2)
+        return F.dropout(input, self.p, self.training)
 
 
 def shaped(flat: Tensor, x: Tensor) -> Tensor:

@@ -215,6 +215,9 @@ def test_init_scale_is_the_deviation_of_all_or_of_the_named():
         torch.testing.assert_close(model(x).std(0, correction=0), torch.full((3,), 0.3))
     with pytest.raises(ValueError, match=r"^the model has no layer 1, head$"):
         data_dependent_init_(model, x, {"2": 0.3, "head": 0.1, "1": 1.0})
+    for bad in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"^init_scale is a number above 0, not "):
+            data_dependent_init_(model, x, bad)
 
 
 def test_the_callers_generator_goes_on_as_after_one_pass():

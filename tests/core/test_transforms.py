@@ -264,16 +264,29 @@ def test_mean_only_bn_answers_as_torchs_batch_norm(row):
         torch.testing.assert_close(our, value, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("part", [Dropout(0.5), GaussianNoise(1.0), UniformNoise(1.0)])
+parts = pytest.mark.parametrize("part", [Dropout(0.5), GaussianNoise(1.0), UniformNoise(1.0)])
+
+
+@parts
 @pytest.mark.parametrize("randomness", ["different", "same"])
-def test_random_parts_draw_under_vmap(part, randomness):
-    x = torch.ones(2, 50, 7)
-    out = vmap(part, randomness=randomness)(x)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_random_parts_draw_under_vmap(part, randomness, dim):
+    x = torch.ones(2, 2, 50, 7)
+    out = vmap(part, in_dims=dim, randomness=randomness)(x)
     assert out.shape == x.shape
     assert (out != 1).any()
     assert torch.equal(out[0], out[1]) == (randomness == "same")
     with pytest.raises(RuntimeError, match="randomness"):
         vmap(part)(x)
+
+
+@parts
+def test_random_parts_draw_in_a_script(part):
+    x, drawn = torch.ones(4, 3, 5, 5).to(memory_format=torch.channels_last), []
+    for each in (nn.Dropout(0.5) if isinstance(part, Dropout) else part, torch.jit.script(part)):
+        torch.manual_seed(1)
+        drawn.append(each(x))
+    assert torch.equal(*drawn)
 
 
 @compiles
