@@ -1,7 +1,7 @@
 // The stage that every figure plays on: controls bound to a model, SVG axes, caption, reset.
 // Where there is a kernel the model is the widget's; on a page without one, Model stands in for it.
 
-// The configurations' colors and dashes are those of wnlib/plots.py (a test compares them).
+// The configurations' colors and dashes are those of figures/plots.py (a test compares them).
 export const NORMS = {
   none: { label: "plain", color: "#7f7f7f", dash: "1.6 1.6" },
   wn: { label: "weight norm", color: "#2288CC", dash: "" },

@@ -415,9 +415,30 @@ def test_actions_are_pinned() -> None:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), f"{path.name}: {action}"
 
 
-def test_the_core_is_read_at_one_sitting() -> None:
-    lines = sum(len(p.read_text().splitlines()) for p in (ROOT / "wnlib").glob("*.py"))
-    assert lines <= 1200
+def lines(*patterns: str) -> int:
+    """Of the project's own files of these names."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    there = [path for path in map(ROOT.joinpath, names.splitlines()) if path.exists()]
+    assert there, patterns
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in there)
+
+
+@pytest.mark.parametrize(
+    ("tests", "tested"),
+    [
+        (
+            ("tests/book/*.py", "tests/browser/*.py", ":(glob)tests/*.py"),
+            ("book/*.py", "book/figures/*.js", "book/_static/*.css", "book/_static/*.js"),
+        ),
+        (("tests/project/*.py",), ("tools/*", "Makefile", ".github/*", ".ci/*")),
+    ],
+    ids=["book", "project"],
+)
+def test_a_test_is_no_longer_than_what_it_tests(
+    tests: tuple[str, ...], tested: tuple[str, ...]
+) -> None:
+    assert lines(*tests) <= lines(*tested, ":!book/_static/vendor")
 
 
 def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
