@@ -472,10 +472,10 @@ def forest(rows: Sequence[Gain], *, title: str, xlabel: str, digits: int = 1) ->
         for y, row in enumerate(lines):
             if isinstance(row, str):
                 continue
-            sure = row.low is not None and row.high is not None
-            if sure:
+            face = "none"
+            if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], linewidth=2, color=COLORS[Norm.WN])
-            face = COLORS[Norm.WN] if sure else "none"
+                face = COLORS[Norm.WN]
             axes.plot(row.gain, y, "o", markersize=7, mfc=face, mec=COLORS[Norm.WN])
             axes.text(1.02, y, number(row), transform=right, va="center", fontsize="small")
         labels = axes.set_yticks(

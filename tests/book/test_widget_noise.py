@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 import traitlets
-from figures import BatchNoise
+from figures import BatchNoise, epsilon
 from figures.noise import LEVELS
 
 SOURCES = {
@@ -204,3 +204,14 @@ def test_the_first_picture_says_what_it_measured():
     tails = {s: float(alt.split("kurtosis ")[2].rstrip(".")) for s, alt in alts.items()}
     assert tails["gauss"] == pytest.approx(11 / 3, abs=0.4)
     assert tails["laplace"] > 6
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.1, 1.0, 2.0**10, 2.0**60])
+def test_one_formula_leads_from_batch_norm_to_mean_only_batch_norm(eps):
+    for sigma in epsilon.SIGMAS:
+        assert epsilon.scale(sigma, eps) == pytest.approx(((1 + eps) / (sigma**2 + eps)) ** 0.5)
+    ones, along = epsilon.kept(eps)
+    assert ones == pytest.approx(0, abs=1e-12)
+    assert along == pytest.approx(eps / (1 + eps))  # what is left along t − μ, where σ = 1
+    if eps == 2.0**60:
+        assert epsilon.noise(eps) == pytest.approx((1, 3), abs=0.05)
