@@ -1,5 +1,7 @@
 """Batch norm and mean-only batch norm as the two ends of one formula, by ε."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -83,7 +85,7 @@ def one_formula() -> Plot:
     )
 
 
-def _between(axes: Axes, legend: str) -> None:
+def _between(axes: Axes, legend: Any) -> None:
     axes.set(xscale="log", xlabel="ε")
     axes.set_xticks([1e-6, 1, 2.0**60], ["10⁻⁶", "1", "2⁶⁰"])
     axes.legend(frameon=False, fontsize="small", loc=legend)
