@@ -54,19 +54,19 @@ def one_formula() -> Plot:
     shares = np.array([kept(eps) for eps in EPSILONS])
 
     def draw(grid: np.ndarray) -> None:
-        left, middle, right = grid.flat
+        first, second, third = grid.flat
         for sigma, style in zip(SIGMAS, (":", "-", "--"), strict=True):
             values = [scale(sigma, eps) for eps in EPSILONS]
-            left.plot(EPSILONS, values, style, color=COLORS[Norm.BN], label=f"σ = {sigma:g}")
-        left.set(yscale="log", title="scale of a unit")
-        left.set_yticks([0.25, 1, 4], ["1/4", "1", "4"])
-        left.minorticks_off()
-        middle.plot(EPSILONS[::2], noises[:, 0], color=COLORS[Norm.BN], label="n · variance")
-        middle.plot(EPSILONS[::2], noises[:, 1], "--", color=COLORS[Norm.BN], label="kurtosis")
-        middle.set(title=f"noise of {N} images", ylim=(0, 5.5))
-        right.plot(EPSILONS, shares[:, 1], color=COLORS[Norm.BN], label="along t − μ")
-        right.plot(EPSILONS, shares[:, 0], "--", color=COLORS[Norm.BN], label="along the ones")
-        right.set(title="gradient that is left", ylim=(-0.05, 1.05))
+            first.plot(EPSILONS, values, style, color=COLORS[Norm.BN], label=f"σ = {sigma:g}")
+        first.set(yscale="log", title="scale of a unit")
+        first.set_yticks([0.25, 1, 4], ["1/4", "1", "4"])
+        first.minorticks_off()
+        second.plot(EPSILONS[::2], noises[:, 0], color=COLORS[Norm.BN], label="n · variance")
+        second.plot(EPSILONS[::2], noises[:, 1], "--", color=COLORS[Norm.BN], label="kurtosis")
+        second.set(title=f"noise of {N} images", ylim=(0, 5.5))
+        third.plot(EPSILONS, shares[:, 1], color=COLORS[Norm.BN], label="along t − μ")
+        third.plot(EPSILONS, shares[:, 0], "--", color=COLORS[Norm.BN], label="along the ones")
+        third.set(title="gradient that is left", ylim=(-0.05, 1.05))
         for axes, legend in zip(
             grid.flat, ("upper right", "upper right", "center right"), strict=True
         ):
@@ -80,8 +80,8 @@ def one_formula() -> Plot:
         f"{before:.1f} and kurtosis {tails:.1f} to {after:.1f} and {calm:.1f}. A gradient along "
         "t − μ, of which batch norm leaves nothing, comes through whole; one along the ones is "
         "lost at every ε.",
-        size=(7.0, 3.0),
-        grid=(1, 3),
+        size=(4.6, 6.6),
+        grid=(3, 1),
     )
 
 
