@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -219,6 +220,29 @@ def test_nbval_bites_and_passes_over_pixels(small: Path, tmp_path: Path) -> None
     assert results[:4] == ["FAILED"] * 4, "a corrupted output passes as the right one"
     assert results[4:8] == ["PASSED"] * 4, "other pixels of the same figure fail"
     assert results[8:] == ["PASSED"] * 4, "the notebook does not pass as stored"
+
+
+def test_a_corrupted_record_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One digit of one epoch of a recorded run, and the chapter that shows it no longer passes."""
+    chapter = nbformat.read(BOOK / "08-reading-the-report.ipynb", as_version=4)
+    cells = [c for c in chapter.cells if c.cell_type == "code"]
+    last = next(
+        i for i, c in enumerate(cells) if "claim-report-selection" in c.metadata.get("tags", [])
+    )
+    chapter.cells = cells[: last + 1]
+    for cell in chapter.cells[:-1]:
+        cell.metadata["tags"] = ["nbval-ignore-output"]
+    nbformat.write(chapter, tmp_path / "part.ipynb")
+    shutil.copytree(BOOK / "runs", tmp_path / "runs")
+    shutil.copy(BOOK / "report_as_coded.py", tmp_path)
+    path = tmp_path / "runs" / "report-2019" / "wn" / "history.csv"
+    lines = path.read_text().splitlines()
+    *before, test_error, seconds = lines[-1].split(",")
+    lines[-1] = ",".join([*before, str(round(float(test_error) + 0.001, 4)), seconds])
+    path.write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("PYTHONPATH", str(BOOK))  # the figures
+    said = run_nbval(tmp_path / "part.ipynb")
+    assert f"1 failed, {last} passed" in said, "an altered record goes unnoticed"
 
 
 def test_the_guard_bites(small: Path) -> None:
