@@ -151,7 +151,8 @@ class Visit:
             return t.div_(std)
         if mean_only:  # it will center: only what the bias added goes
             mean.copy_(layer.bias.view(mean.shape))
-        layer.bias.copy_(0 if mean_only else (layer.bias - mean.flatten()) / std.flatten())
+        start = (layer.bias - mean.flatten()) / std.flatten()
+        layer.bias.copy_(torch.zeros_like(start) if mean_only else start)
         return t.sub_(mean).div_(std)
 
 

@@ -95,12 +95,12 @@ def prepare(data: Cifar10, inputs: Inputs, zca: ZCA | None = None) -> tuple[Tens
         zca: the whitening, if it is at hand; `ZCA.of(data)` by default.
     """
     scale = unit if inputs == "unit" else symmetric
-    if inputs == "zca" and zca is None:
-        zca = ZCA.of(data)
+    if inputs == "zca":
+        zca = zca or ZCA.of(data)
     prepared = []
     for images in (data.train_images, data.test_images):
         x = torch.empty(images.shape, memory_format=torch.channels_last)
         for part, there in zip(images.split(PART), x.split(PART), strict=True):
-            there.copy_(zca.whiten(scale(part)) if inputs == "zca" else scale(part))
+            there.copy_(zca.whiten(scale(part)) if zca and inputs == "zca" else scale(part))
         prepared.append(x)
     return prepared[0], prepared[1]

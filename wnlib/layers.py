@@ -148,8 +148,9 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
         raise TypeError(f"{kind} has no {name} in floating point and two or more dimensions")
     parametrize.register_parametrization(module, name, WeightNorm(module, name, scale))
     module.register_load_state_dict_pre_hook(_adopt)
-    if hasattr(module, "reset_parameters"):
-        module.reset_parameters = partial(_reset_parameters, module)
+    layer: Any = module
+    if hasattr(layer, "reset_parameters"):
+        layer.reset_parameters = partial(_reset_parameters, layer)
     return module
 
 
@@ -205,6 +206,8 @@ class MeanOnlyBatchNorm(_BatchNorm):
         device, dtype: of its tensors.
     """
 
+    running_mean: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    num_batches_tracked: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     __jit_unused_properties__ = ("weight",)
 
     def __init__(

@@ -46,7 +46,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         here = input.device.type == "cpu" and self.training and self.p == 0.5
-        if not torch.jit.is_scripting() and here:
+        if not torch.jit.is_scripting() and here:  # pyright: ignore[reportPrivateImportUsage]
             words = torch.randint(-(2**63), 2**63 - 1, [(input.numel() + 7) // 8])  # int64
             keep = shaped(words.view(torch.int8)[: input.numel()], input) >= 0
             return input * keep.to(input.dtype).mul_(2)

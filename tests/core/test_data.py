@@ -147,16 +147,6 @@ def test_cache_dir_follows_the_environment(monkeypatch):
     assert cache_dir() == Path("/home/someone/.cache/wnlib")
 
 
-def test_no_home_folder_is_one_line(monkeypatch):
-    monkeypatch.delenv("WNLIB_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("HOME")
-    # As where the user is not listed: then the password file has no home, either.
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(DataError, match=r"^there is no home folder; set WNLIB_CACHE"):
-        cache_dir()
-
-
 def test_missing_batch_is_named(fake, tmp_path):
     assert refused(tmp_path / "none") == (
         f"CIFAR-10 is not in {tmp_path / 'none'} (No such file or directory); "

@@ -1,15 +1,12 @@
 """ConvPool-CNN-C: its parts, its shapes, its counts, and its gradients."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
-from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm
-from wnlib.model import Dropout, GaussianNoise, GlobalAvgPool, UniformNoise, block
+from wnlib import ConvPoolCNNC, Norm
+from wnlib.model import Dropout, GaussianNoise, UniformNoise, block
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 every_norm = pytest.mark.parametrize("norm", list(Norm))
@@ -57,18 +54,7 @@ def test_gaussian_noise_is_gaussian():
 def test_noise_is_off_in_evaluation_and_at_sigma_zero(kind):
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(kind(0.5).eval()(x), x)
-    state = torch.get_rng_state()
     assert torch.equal(kind(0.0)(x), x)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@every_noise
-def test_noise_passes_the_gradient_and_leaves_its_input(kind):
-    x = torch.randn(2, 3, requires_grad=True)
-    before = x.detach().clone()
-    kind(0.5)(x).sum().backward()
-    assert torch.equal(x, before)
-    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 LAYOUTS = {
@@ -93,14 +79,6 @@ def test_random_parts_take_any_layout(part, layout):
         assert out.unique().numel() == x.numel()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("part", [GaussianNoise, UniformNoise, Dropout])
-def test_random_parts_keep_the_type(part, dtype):
-    out = part(0.5)(torch.ones(3, 5, dtype=dtype))
-    assert out.dtype == dtype
-    assert out.isfinite().all()
-
-
 def test_dropout_doubles_half_of_the_units():
     n = 1_000_003  # no multiple of the eight bytes of a word
     x = torch.randn(n)
@@ -114,13 +92,6 @@ def test_dropout_doubles_half_of_the_units():
         assert abs(equal - (n - lag) / 2) < 5 * (n / 4) ** 0.5
 
 
-def test_dropout_gradient_is_its_mask():
-    x = torch.ones(1000, requires_grad=True)
-    out = Dropout(0.5)(x)
-    out.sum().backward()
-    assert torch.equal(x.grad, out.detach())
-
-
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_other_dropouts_are_torchs(p):
     x = torch.randn(1000)
@@ -131,35 +102,7 @@ def test_other_dropouts_are_torchs(p):
     assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
-def test_gap_is_the_mean_of_the_pixels():
-    x = torch.randn(2, 3, 4, 5)
-    torch.testing.assert_close(GlobalAvgPool()(x), F.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-def test_parts_show_their_settings():
-    assert repr(GaussianNoise(0.1)) == "GaussianNoise(sigma=0.1)"
-    assert repr(UniformNoise()) == "UniformNoise(sigma=0.15)"
-
-
 # --- one block
-
-
-@every_norm
-@pytest.mark.parametrize("layer", [lambda: nn.Conv2d(3, 8, 3), lambda: nn.Linear(3, 8)])
-def test_block_has_the_parts_of_its_configuration(norm, layer):
-    parts = block(layer(), norm, bn_eps=1e-4)
-    wrapped = parametrize.is_parametrized(parts.layer, "weight")
-    assert wrapped == (norm in (Norm.WN, Norm.WN_MOBN))
-    assert (parts.layer.bias is not None) == (norm in (Norm.NONE, Norm.WN))
-    kind = {
-        Norm.NONE: type(None),
-        Norm.WN: type(None),
-        Norm.MOBN: MeanOnlyBatchNorm,
-        Norm.BN: nn.BatchNorm2d if isinstance(parts.layer, nn.Conv2d) else nn.BatchNorm1d,
-        Norm.WN_MOBN: MeanOnlyBatchNorm,
-    }[norm]
-    assert type(getattr(parts, "norm", None)) is kind
-    assert parts.act.negative_slope == 0.1
 
 
 def test_block_starts_small_and_unbiased():
@@ -168,27 +111,6 @@ def test_block_starts_small_and_unbiased():
     assert abs(layer.weight.mean()) < 5 * 0.05 / n**0.5
     assert abs(layer.weight.std() / 0.05 - 1) < 5 / (2 * n) ** 0.5
     assert (layer.bias == 0).all()
-
-
-@pytest.mark.parametrize("layer", [lambda: nn.Conv2d(3, 8, 3), lambda: nn.Linear(3, 8)])
-def test_bn_block_is_torchs_batch_norm(layer):
-    ours = block(layer(), Norm.BN, bn_eps=1e-3, slope=0.2)
-    norm = ours.norm
-    assert (norm.eps, norm.momentum, norm.affine, norm.track_running_stats) == (
-        1e-3,
-        0.1,
-        True,
-        True,
-    )
-    x = torch.randn((6, 3, 5, 5) if isinstance(ours.layer, nn.Conv2d) else (6, 3))
-    mean, var = norm.running_mean.clone(), norm.running_var.clone()
-    t = ours.layer(x)
-    expected = F.leaky_relu(F.batch_norm(t, mean, var, training=True, momentum=0.1, eps=1e-3), 0.2)
-    torch.testing.assert_close(ours(x), expected)
-    torch.testing.assert_close((norm.running_mean, norm.running_var), (mean, var))
-    dims = [0, *range(2, t.ndim)]  # the biased variance normalizes
-    hat = (t - t.mean(dims, keepdim=True)) / (t.var(dims, correction=0, keepdim=True) + 1e-3).sqrt()
-    torch.testing.assert_close(ours(x), F.leaky_relu(hat, 0.2), rtol=1e-4, atol=1e-5)
 
 
 # --- the network
@@ -319,35 +241,3 @@ def test_forward_is_the_plain_network(norm):
         x = layer(f"conv{i}", x)
     expected = layer("dense", x.mean((2, 3)), slope=1)
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
-
-
-@every_norm
-def test_memory_format_changes_nothing(norm):
-    model = ConvPoolCNNC(norm, 4).eval()
-    x = torch.randn(2, 3, 32, 32)
-    expected = model(x)
-    model.to(memory_format=torch.channels_last)
-    out = model(x.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_copy_trains_alone():
-    model = ConvPoolCNNC("wn_mobn", 2)
-    before = copy.deepcopy(model.state_dict())
-    twin = copy.deepcopy(model)
-    twin(torch.randn(4, 3, 32, 32)).sum().backward()
-    torch.optim.SGD(twin.parameters(), 1.0).step()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"norm": "layer"}, "'layer' is not a valid Norm"),
-        ({"scale": "log"}, r'^scale is "linear" or "exp"'),
-    ],
-)
-def test_impossible_networks_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        ConvPoolCNNC(**options)
