@@ -105,22 +105,23 @@ class Breakout:
 
 
 def film(
-    player: Callable[[Breakout], np.ndarray], seed: int, frames: int = 100
+    player: Callable[[Breakout], np.ndarray], seed: int, most: int = 400
 ) -> tuple[list[str], list[str]]:
-    """One board while a player plays on it, game after game.
+    """One game from its first frame until the ball is lost.
 
     Of each frame 100 digits, row by row: 0 empty, 1 where the ball came
     from, 2 a brick, 3 the paddle, 4 the ball; and a note of what was
-    broken and lost so far.
+    broken so far. A game that is longer than `most` frames is cut off.
     """
     game, boards, notes = Breakout(1, seed), [], []
-    broken = lost = 0
-    for frame in range(1, frames + 1):
+    broken, lost = 0, False
+    while not lost and len(boards) < most:
         paddle, ball, trail, bricks = game.boards()[0].int()
         cells = torch.stack([trail, 2 * bricks, 3 * paddle, 4 * ball])
         cells = cells.amax(0).flatten()
         boards.append("".join(map(str, cells.tolist())))
-        notes.append(f"frame {frame}: {broken} bricks, {lost} balls lost")
+        notes.append(f"frame {len(boards)}: {broken} bricks")
         reward, done = game.step(player(game))
-        broken, lost = broken + int(reward[0]), lost + int(done[0])
+        broken, lost = broken + int(reward[0]), bool(done[0])
+    notes[-1] += ", and the ball is lost" if lost else ", and it goes on"
     return boards, notes
