@@ -444,7 +444,7 @@ export class Axes {
     return node;
   }
 
-  /** A point to drag, or to move by the arrow keys; `moved(x, y)` is given data coordinates; `step` may be a function. */
+  /** A point to drag, or to move by the arrow keys; `moved(x, y)` is given data coordinates. */
   handle(label, moved, { radius = 9, step = 0.05, ...attributes } = {}) {
     const dot = s("circle", { r: radius, fill: "var(--accent)", stroke: "currentColor", ...attributes });
     const node = s("g", { class: "handle", tabindex: 0, role: "application", "aria-roledescription": "point", "aria-label": label }, s("circle", { r: 22, fill: "transparent" }), dot);
@@ -465,7 +465,7 @@ export class Axes {
       const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       if (!by) return;
       event.preventDefault();
-      const size = (typeof step === "function" ? step() : step) * (event.shiftKey ? 5 : 1);
+      const size = step * (event.shiftKey ? 5 : 1);
       // From where it is going to be drawn: the next key may come before the next frame.
       Object.assign(at, { x: at.x + size * by[0], y: at.y + size * by[1] });
       moved(at.x, at.y);

@@ -1,6 +1,6 @@
 // The drawing of training curves: lines and bands, their marks, labels beside their ends, tables' errors.
 import { NORMS, h, s } from "./base.js";
-import { METRICS, apart, brief, isError, rangeOf, thin } from "./history.js";
+import { METRICS, apart, brief, isError, rangeOf } from "./history.js";
 
 // Curves of one configuration share its color and dashes; from the second on they carry signs of their own.
 const VARIANTS = [
@@ -49,7 +49,7 @@ function textWidth(text, family) {
 
 /** Draw the view (see curves.js) so many pixels wide. */
 export function paint(axes, view, width) {
-  const { series, metric, time, top, log, references } = view;
+  const { series, metric, top } = view;
   const scale = isError(metric) ? 100 : 1;
   const wide = width >= 600;
   const family = getComputedStyle(axes.svg).fontFamily;
@@ -58,43 +58,19 @@ export function paint(axes, view, width) {
   const narrow = Math.max(...all.flatMap((one) => inTwo(one.line).map((text) => textWidth(text, family))));
   axes.margin.right = wide ? 56 + room : 18 + 0.92 * narrow;
   axes.margin.left = wide ? 52 : 44;
-  const y = view.range ?? rangeOf(
-    series,
-    references.flatMap(({ errors }) => errors.map(([, error]) => error)),
-    log,
-    view.whole,
-  );
+  const y = view.range ?? rangeOf(series, view.whole);
   axes.frame({
     x: [0, top],
     y: y.map((v) => v * scale),
-    yLog: log,
     width,
     height: wide ? 380 : 300,
-    xLabel: time ? `wall time (${view.unitName})` : "epoch",
+    xLabel: "epoch",
     yLabel: METRICS[metric].toLowerCase() + (scale > 1 ? " (%)" : " (nats)"),
   });
-  const { x0, y0, y1 } = axes.box;
+  const { y0, y1 } = axes.box;
   const inside = (v) => Math.max(y1 + 1, Math.min(y0 - 1, axes.y(v * scale)));
-  const pointsOf = (one, column) =>
-    thin(
-      column.map((v, i) => [one.x(i), v == null || (log && v <= 0) ? null : v * scale]),
-      axes.x,
-    );
+  const pointsOf = (one, column) => column.map((v, i) => [one.x(i), v == null ? null : v * scale]);
 
-  for (const { who, errors } of references) {
-    for (const [norm, error] of errors) {
-      const dotted = { stroke: NORMS[norm].color, "stroke-dasharray": "2 3", "stroke-width": 1 };
-      axes.line(
-        [
-          [0, scale * error],
-          [top, scale * error],
-        ],
-        dotted,
-      );
-    }
-    const below = Math.min(inside(Math.min(...errors.map(([, error]) => error))) + 13, y0 - 4);
-    if (errors.length) axes.text(0, 0, `the ${who}’s table`, { x: x0 + 6, y: below });
-  }
   for (const one of series) {
     if (!one.band) continue;
     const [low, high] = one.band.map((column) => pointsOf(one, column).filter(([, v]) => v !== null));
@@ -105,7 +81,7 @@ export function paint(axes, view, width) {
       const faint = { stroke: NORMS[one.line.norm].color, "stroke-opacity": 0.28, "stroke-width": 1 };
       axes.line(pointsOf(one, one.raw), faint);
     }
-  const ends = series.map((one) => drawCurve(axes, one, pointsOf(one, one.values), inside, scale));
+  const ends = series.map((one) => drawCurve(axes, one, pointsOf(one, one.values), inside));
   writeDivergences(
     axes,
     ends.filter(({ gone }) => gone),
@@ -116,7 +92,7 @@ export function paint(axes, view, width) {
   else if (named.length <= 8) writeNames(axes, named);
 }
 
-function drawCurve(axes, one, points, inside, scale) {
+function drawCurve(axes, one, points, inside) {
   const { line, diverged, best, raw, values, last } = one;
   const color = NORMS[line.norm].color;
   axes.line(points, { ...strokeOf(line), "stroke-width": line.variant ? 1.5 : 2 });

@@ -1,6 +1,6 @@
-import { Axes, NORMS, h, load, s, ticks, widget } from "./base.js";
+import { Axes, NORMS, h, load, s, widget } from "./base.js";
 import { keyOf, paint, swatch } from "./chart.js";
-import { METRICS, isError, linesOf, rangeOf, seriesOf, timesOf } from "./history.js";
+import { METRICS, isError, linesOf, rangeOf, seriesOf } from "./history.js";
 import { Live, outcome, upTo } from "./race.js";
 import { allValues, ranking, readAt } from "./readout.js";
 import { transport } from "./transport.js";
@@ -25,34 +25,28 @@ fieldset { min-width: 0; }
 const SECONDS = 16; // of a race at its usual speed
 
 /** The state in two halves: what the drawing depends on, and the cursor. */
-const STATE = ["bet", "metric", "by", "log", "whole", "window", "degree", "spread", "references", "hidden_norms", "hidden_sources"];
+const STATE = ["bet", "metric", "whole", "window", "hidden_norms", "hidden_sources"];
 
-/** Checkboxes for names, all on but those that the list trait holds. */
-function switches(stage, trait, label, parent) {
-  const box = h("fieldset", { "data-name": trait });
-  stage.bind(trait);
+/** Checkboxes for the configurations, all on but those that are hidden. */
+function switches(stage, parent) {
+  const hidden = () => stage.get("hidden_norms");
+  const box = h("fieldset", { "data-name": "hidden_norms" }, h("legend", {}, "Configurations"));
+  const chips = Object.entries(NORMS).map(([norm, { label }]) => {
+    const flip = () => stage.set("hidden_norms", [...hidden().filter((other) => other !== norm), ...(input.checked ? [] : [norm])]);
+    const input = h("input", { type: "checkbox", value: norm, onchange: flip });
+    return { norm, input, chip: h("label", { class: "chip" }, input, swatch({ norm, variant: 0 }), label) };
+  });
+  stage.bind("hidden_norms", () => chips.forEach(({ norm, input }) => (input.checked = !hidden().includes(norm))));
+  box.append(...chips.map(({ chip }) => chip));
   parent.append(box);
-  let before = null;
-  return (options) => {
-    const names = options.map(([name]) => name).join("\n");
-    if (names !== before) {
-      before = names;
-      const flip = (name, on) => stage.set(trait, [...stage.get(trait).filter((other) => other !== name), ...(on ? [] : [name])]);
-      const chips = options.map(([name, ...content]) => {
-        const input = h("input", { type: "checkbox", value: name, onchange: (event) => flip(name, event.target.checked) });
-        return h("label", { class: "chip" }, input, ...content);
-      });
-      box.replaceChildren(h("legend", {}, label), ...chips);
-      box.style.display = chips.length ? "" : "none";
-    }
-    for (const input of box.querySelectorAll("input")) input.checked = !stage.get(trait).includes(input.value);
-  };
+  return (present) => chips.forEach(({ norm, chip }) => (chip.style.display = present.includes(norm) ? "" : "none"));
 }
 
 /** A menu of whose runs are on: everybody's, or one's. */
 function whose(stage, parent) {
   const input = h("select", { "data-name": "whose" });
   const label = h("label", {}, "Runs", input);
+  stage.bind("hidden_sources");
   parent.append(label);
   let names = [];
   input.addEventListener("change", () => stage.set("hidden_sources", input.value === "all" ? [] : names.filter((_, i) => String(i) !== input.value)));
@@ -70,55 +64,32 @@ function whose(stage, parent) {
   };
 }
 
-const unitOf = (seconds) => (seconds > 7200 ? [3600, "hours"] : seconds > 120 ? [60, "minutes"] : [1, "seconds"]);
-const roundUp = (end) => {
-  const [first, second] = ticks(0, end);
-  return Math.ceil(end / (second - first)) * (second - first) || 1;
-};
-
 /** What is drawn in the stage's state: the series with their x, the axes' ends, notes; or `why` there is nothing. */
 function viewOf(stage, data) {
-  const [metric, time] = [stage.get("metric"), stage.get("by") === "time"];
+  const metric = stage.get("metric");
   if (!data.curves?.length) return { why: "No runs to show." };
-  const lines = linesOf(data, stage.get("spread") === "each", stage.get("hidden_sources"));
+  const lines = linesOf(data, stage.get("hidden_sources"));
   const on = lines.filter(({ norm }) => !stage.get("hidden_norms").includes(norm));
   if (!on.length) return { why: "Everything is switched off: choose under “more”." };
-  const what = `the ${METRICS[metric].toLowerCase()}${time ? " with its times" : ""}`;
+  const what = `the ${METRICS[metric].toLowerCase()}`;
   const [series, without] = [[], []];
   for (const line of on) {
-    const found = seriesOf(line, metric, stage.get("window"), stage.get("degree"), stage.get("spread"));
-    const times = time ? timesOf(line) : {};
-    if (found && times) series.push({ ...found, ...times });
+    const found = seriesOf(line, metric, stage.get("window"));
+    if (found) series.push(found);
     else without.push(line.label);
   }
   if (!series.length) return { why: on.some(({ done }) => !done) ? "Nothing has come in yet." : `None of these runs has ${what} recorded.` };
-  const [unit, unitName] = time ? unitOf(Math.max(...series.map(({ times }) => times.at(-1)))) : [1, "epoch"];
-  for (const one of series) one.x = (i) => (time ? one.times[i] / unit : i + 1);
-  const end = Math.max(...series.map((one) => one.x(one.raw.length - 1)));
+  const end = Math.max(...series.map(({ raw }) => raw.length));
   // A run in training has its whole axis from the first epoch on.
   const planned = Math.max(5, ...series.map(({ line }) => (line.done ? 0 : line.epochs)));
-  const top = time ? roundUp(end) : Math.max(end, planned);
-  const notes = [];
-  if (without.length) notes.push(`Not shown, because ${what} was not recorded: ${without.join("; ")}.`);
-  const even = series.filter((one) => one.even).map((one) => one.line.label);
-  if (even.length) notes.push(`Only the total time was recorded, and is spread evenly over the epochs: ${even.join("; ")}.`);
-  const drawn = new Set(series.map(({ line }) => line.norm));
-  const tables = metric === "test_error" && stage.get("references") ? ["paper", "report"] : [];
-  const errorsOf = (who) => Object.entries(data[who] ?? {}).filter(([norm]) => drawn.has(norm));
   return {
     series,
     metric,
-    time,
     smoothed: series.some((one) => one.smoothed),
-    log: stage.get("log"),
     whole: stage.get("whole"),
-    unit,
-    unitName,
     end,
-    top,
-    step: time ? end / 100 : 1,
-    references: tables.map((who) => ({ who, errors: errorsOf(who) })),
-    notes,
+    top: Math.max(end, planned),
+    note: without.length ? `Not shown, because ${what} was not recorded: ${without.join("; ")}.` : "",
   };
 }
 
@@ -131,19 +102,12 @@ function build(stage) {
   const calm = mode === "curves" ? {} : { parent };
   const metric = stage.select("metric", "Show", metrics, calm);
   const menu = whose(stage, calm.parent ?? stage.controls);
-  const norms = switches(stage, "hidden_norms", "Configurations", parent);
-  const sources = switches(stage, "hidden_sources", "Recorded by", parent);
+  const norms = switches(stage, parent);
   if (mode !== "curves") stage.select("speed", "Speed", { 0.5: "half", 1: "usual", 2: "double", 4: "fourfold" }, { parent, number: true });
-  else stage.choice("by", "Over", { epoch: "epochs", time: "wall time" }, { parent });
   stage.toggle("whole", "whole axis", { parent });
-  stage.toggle("log", "logarithmic", { parent });
   const odd = [null, 0, ...Array.from({ length: 50 }, (_, i) => 2 * i + 3)];
   const windowText = (v) => (v == null ? "by length" : v > 1 ? `${v} epochs` : "off");
   stage.slider("window", "Smoothing window", { values: odd, show: windowText, parent });
-  const degree = stage.slider("degree", "Degree", { min: 0, max: 10, show: String, parent });
-  const kinds = { range: "lowest to highest", deviation: "± standard deviation", each: "each run" };
-  stage.choice("spread", "Several seeds", kinds, { parent });
-  stage.toggle("references", "the paper’s and the report’s tables", { parent });
   stage.bind("at");
 
   let [version, painted, view, range, told] = [0, "", null, null, ""];
@@ -164,7 +128,7 @@ function build(stage) {
   const cursor = s("line", { stroke: "currentColor", "stroke-opacity": 0.5 });
   const dots = s("g", { "aria-hidden": "true" });
   axes.front.append(cursor, dots);
-  const handle = axes.handle("Cursor", (x) => moveTo(x), { radius: 7, step: () => view.step });
+  const handle = axes.handle("Cursor", (x) => moveTo(x), { radius: 7, step: 1 });
   const region = (label, attributes) => h("div", { tabindex: 0, role: "region", "aria-label": label, ...attributes });
   const [keys, notes, result] = [h("p", { class: "keys" }), h("p", { class: "notes" }), h("p", { class: "result" })];
   const below = region("Values at the cursor", { class: "below scroll" });
@@ -184,9 +148,8 @@ function build(stage) {
 
   function moveTo(x) {
     if (!view) return;
-    const [least, to] = view.time ? [0, x] : [1, Math.round(x)];
-    const at = Math.max(least, Math.min(view.end, to));
-    stage.set("at", at >= view.end ? null : at * view.unit);
+    const at = Math.max(1, Math.min(view.end, Math.round(x)));
+    stage.set("at", at >= view.end ? null : at);
   }
   followPointer(axes, (x) => moveTo(x));
   handle.node.addEventListener("keydown", (event) => {
@@ -214,28 +177,23 @@ function build(stage) {
     const { curves } = everything();
     const runs = curves.flatMap((curve) => curve.runs);
     const present = Object.keys(NORMS).filter((norm) => curves.some((curve) => curve.norm === norm));
-    norms(present.map((norm) => [norm, swatch({ norm, variant: 0 }), NORMS[norm].label]));
+    norms(present);
     bets(present);
-    const named = heats();
-    menu(named);
-    sources(named.length > 2 ? named.map((name) => [name, name]) : []);
+    menu(heats());
     for (const option of metric.options) option.disabled = runs.length > 0 && !runs.some((run) => run[option.value]?.some(Number.isFinite));
-    const several = curves.some(({ runs }) => runs.length > 1);
-    parent.querySelector("[data-name=spread]").style.display = several ? "" : "none";
     const found = viewOf(stage, everything());
     view = found.why ? null : found;
     stage.message(found.why ?? "");
     for (const node of [axes.svg, keys, below, details]) node.style.display = view ? "" : "none";
     for (const node of [result, again, ...(race ? [race.row] : [])]) node.style.display = view && race ? "" : "none";
     more.style.display = curves.length ? "" : "none";
-    notes.textContent = (found.notes ?? []).join(" ");
+    notes.textContent = found.note ?? "";
     if (!view) return;
-    degree.disabled = !view.smoothed;
     const any = (name) => view.series.some((one) => one[name]);
     const signs = [keyOf("lowest", "lowest epoch"), keyOf("last", "last epoch")];
     if (any("diverged")) signs.push(keyOf("diverged", "diverged"));
     if (view.smoothed) signs.push(h("span", {}, "faint: as recorded"));
-    if (any("band")) signs.push(h("span", {}, `band: ${kinds[stage.get("spread")]} of the seeds`));
+    if (any("band")) signs.push(h("span", {}, "band: lowest to highest of the seeds"));
     keys.replaceChildren(...signs);
     range = null;
     fillTable();
@@ -247,7 +205,7 @@ function build(stage) {
     const series = over ? view.series : upTo(view.series, head);
     const seen = { ...view, series, all: view.series, head: over ? null : head };
     // The axis follows; of one epoch alone it would be a hair's breadth.
-    const wanted = rangeOf(over ? view.series : upTo(view.series, Math.max(head, 3)), [], view.log, view.whole);
+    const wanted = rangeOf(over ? view.series : upTo(view.series, Math.max(head, 3)), view.whole);
     range = range && race.playing && !stage.still ? range.map((v, i) => v + 0.12 * (wanted[i] - v)) : wanted;
     if (!over) seen.range = range;
     paint(axes, seen, stage.width);
@@ -283,9 +241,9 @@ function build(stage) {
 
   function read() {
     const moved = stage.get("at") != null;
-    const at = moved ? Math.max(view.time ? 0 : 1, Math.min(view.end, stage.get("at") / view.unit)) : view.end;
+    const at = moved ? Math.max(1, Math.min(view.end, stage.get("at"))) : view.end;
     const uneven = new Set(view.series.map(({ raw }) => raw.length)).size > 1;
-    const place = moved || view.time || !uneven ? at : null; // each is ranked at its own end
+    const place = moved || !uneven ? at : null; // each is ranked at its own end
     const entries = readAt(view, place);
     const [table, text] = ranking(view, place, entries, stage.width < 480);
     below.replaceChildren(table);

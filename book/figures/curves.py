@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import traitlets
-from wnlib.lab.records import PAPER, REPORT, Row, Run
+from wnlib.lab.records import Row, Run
 from wnlib.layers import Norm
 from wnlib.training import Recipe, state_after
 
@@ -14,9 +14,7 @@ from figures.base import Figure, rounded
 from figures.plots import Plot, plot_test_error
 from figures.train import panel_script
 
-COLUMNS = ("train_loss", "train_error", "test_loss", "test_error", "seconds")
-# What is kept of each: whole images, six digits of a loss, milliseconds.
-DIGITS = {"train_error": 6, "test_error": 6, "seconds": 3}
+METRICS = ("train_loss", "train_error", "test_loss", "test_error")
 
 RACE = (
     "Recorded epochs, replayed: drag the bar to any of them. The axis follows those who lead; the "
@@ -27,9 +25,8 @@ RACE = (
 class FiveCurves(Figure):
     """Training curves: which run is lowest, when, by how much, and how sure that is.
 
-    Runs that share all but the seed are one curve, with a band, also where each seed has a source
-    of its own; what others recorded, or is in training, stays apart. A run in training grows by
-    `add`::
+    Runs of one source that share all but the seed are one curve, their mean, with a band from the
+    lowest to the highest. A run in training grows by `add`::
 
         curves = FiveCurves([], window=0)
         display(curves)
@@ -44,16 +41,10 @@ class FiveCurves(Figure):
 
     Attributes:
         metric: "train_loss", "train_error", "test_loss" or "test_error".
-        by: over "epoch" or wall "time".
-        log: logarithmic y-axis.
         whole: the y-axis shows all values, not only the region where the curves differ.
         window: of Savitzky and Golay's smoothing, in epochs, odd; 0 for none; None for 21 where a
             run has 100 epochs or more, which it would bend less, and none where it has fewer.
-        degree: of its polynomial.
-        at: where the curves are read off, in epochs or seconds; None for the end.
-        spread: over seeds, "range" (lowest to highest), "deviation" (± the sample standard
-            deviation), both around the mean, or "each" run by itself.
-        references: show the test errors of the paper's and the report's tables.
+        at: the epoch at which the curves are read off; None for the end.
         hidden_norms: configurations that are switched off.
         hidden_sources: sources that are switched off.
         mode: "curves"; "race", to bet on one and watch them run, where each source is a heat of its
@@ -66,15 +57,10 @@ class FiveCurves(Figure):
 
     script = "curves"
 
-    metric = traitlets.Enum(COLUMNS[:4], "test_error").tag(sync=True)
-    by = traitlets.Enum(("epoch", "time"), "epoch").tag(sync=True)
-    log = traitlets.Bool(False).tag(sync=True)
+    metric = traitlets.Enum(METRICS, "test_error").tag(sync=True)
     whole = traitlets.Bool(False).tag(sync=True)
     window = traitlets.Int(None, min=0, max=101, allow_none=True).tag(sync=True)
-    degree = traitlets.Int(2, min=0, max=10).tag(sync=True)
     at = traitlets.Float(None, allow_none=True).tag(sync=True)
-    spread = traitlets.Enum(("range", "deviation", "each"), "range").tag(sync=True)
-    references = traitlets.Bool(False).tag(sync=True)
     hidden_norms = traitlets.List(traitlets.Enum([n.value for n in Norm])).tag(sync=True)
     hidden_sources = traitlets.List(traitlets.Unicode()).tag(sync=True)
     mode = traitlets.Enum(("curves", "race", "play"), "curves").tag(sync=True)
@@ -91,15 +77,11 @@ class FiveCurves(Figure):
     ).tag(sync=True)
 
     def __init__(self, runs: Iterable[Run] | Mapping[str, Iterable[Run]], **traits: Any) -> None:
-        # Who recorded what each name stands for: only one program's runs differ by seed alone.
-        self._origins: dict[str, set[str]] = {}
         if isinstance(runs, Mapping):
             named = cast("Mapping[str, Iterable[Run]]", runs)
-            groups = {name: list(group) for name, group in named.items()}
-            self._origins = {name: {r.source for r in group} for name, group in groups.items()}
             runs = [
                 dataclasses.replace(run, source=name)
-                for name, group in groups.items()
+                for name, group in named.items()
                 for run in group
             ]
         self.runs = list(runs)
@@ -150,11 +132,11 @@ class FiveCurves(Figure):
         self.data = self._data()
 
     def _groups(self) -> list[tuple[Recipe, list[Run]]]:
-        """The runs; those that differ by nothing but the seed together."""
+        """The runs; those of one source that differ by nothing but the seed together."""
         curves: list[tuple[Recipe, list[Run]]] = []
         for run in self.runs:
-            recipe = dataclasses.replace(run.recipe, seed=0)
-            mine = (group for known, group in curves if known == recipe and self._joins(run, group))
+            recipe, source = dataclasses.replace(run.recipe, seed=0), run.source
+            mine = (g for known, g in curves if (known, g[0].source) == (recipe, source))
             group = next(mine, None)
             if group is None:
                 curves.append((recipe, group := []))
@@ -173,22 +155,11 @@ class FiveCurves(Figure):
                     "short": ", ".join(label[:1] + label[2:]),  # where all are of one source
                     "epochs": recipe.epochs,
                     "done": all(run.state != "interrupted" for run in group),
-                    "runs": [_columns(run, name) for run, name in _named(group)],
+                    "runs": [_columns(run) for run in group],
                 }
                 for (recipe, group), label in zip(curves, labels, strict=True)
             ],
-            "paper": {norm.value: error for norm, error in PAPER.items()},
-            "report": {norm.value: error for norm, error in REPORT.items()},
         }
-
-    def _joins(self, run: Run, group: list[Run]) -> bool:
-        """Whether it is one of theirs by its source, or by having another seed than each."""
-        if any(run.source == other.source for other in group):
-            return True
-        origin = self._origins.get(run.source)
-        seeds = {other.recipe.seed for other in group}
-        known = all(self._origins.get(other.source) == origin for other in group)
-        return origin is not None and known and run.recipe.seed not in seeds
 
     def picture(self) -> Plot:
         """The test errors of what is not switched off, smoothed as they are at first."""
@@ -208,13 +179,13 @@ class FiveCurves(Figure):
         labels = [run.norm.label if one else names[id(run)] for run in runs]
         longest = max((len(run.rows) for run in runs), default=0)
         window = self.window if self.window is not None else 21 if longest >= 100 else 0
-        options = {"window": window, "degree": self.degree} if window > 1 else {}
+        options = {"window": window, "degree": 2} if window > 1 else {}
         return plot_test_error(runs, "Test error", smoothed=window > 1, names=labels, **options)
 
 
 def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:
-    """What tells each curve from the others: configuration, sources, and as much as it takes."""
-    sources = [", ".join(dict.fromkeys(run.source for run in group)) for _, group in curves]
+    """What tells each curve from the others: configuration, source, and as much as it takes."""
+    sources = [group[0].source for _, group in curves]
     labels = []
     for (recipe, _), source in zip(curves, sources, strict=True):
         parts = [recipe.norm.label, source]
@@ -229,25 +200,12 @@ def _labels(curves: list[tuple[Recipe, list[Run]]]) -> list[list[str]]:
     return labels
 
 
-def _named(group: list[Run]) -> list[tuple[Run, str]]:
-    """Runs of one curve by their seeds, or by number where a seed occurs twice."""
-    seeds = [run.recipe.seed for run in group]
-    if len(set(seeds)) == len(seeds):
-        return [(run, f"seed {seed}") for run, seed in zip(group, seeds, strict=True)]
-    return [(run, f"run {n}") for n, run in enumerate(group, 1)]
-
-
-def _columns(run: Run, name: str) -> dict[str, Any]:
+def _columns(run: Run) -> dict[str, Any]:
     """What was recorded, a list a column; a column with nothing in it is left out."""
-    columns: dict[str, Any] = {"name": name, "source": run.source, "state": run.outcome}
-    wall = run.provenance.get("wall_seconds")
-    if wall is not None:
-        columns["wall"] = wall
-    for column in COLUMNS:
-        values = [float(value) for value in run.column(column)]
-        if not any(map(math.isfinite, values)):
-            continue
-        if column in DIGITS:
-            values = [round(value, DIGITS[column]) for value in values]
-        columns[column] = rounded(values, 12 if column in DIGITS else 6)
+    columns: dict[str, Any] = {"source": run.source, "state": run.outcome}
+    for name in METRICS:
+        values = [float(value) for value in run.column(name)]
+        if any(map(math.isfinite, values)):
+            # Errors of whole images, losses to six digits.
+            columns[name] = rounded(values, 12 if name.endswith("error") else 6)
     return columns

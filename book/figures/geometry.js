@@ -1,6 +1,5 @@
 import { Axes, NORMS, format, h, s, widget } from "./base.js";
 import { apart } from "./history.js";
-import { arrange, overlap } from "./labels.js";
 
 const STEPS = 60;
 const RANGE = [-1.5, STEPS + 1.5]; // of the plots by step
@@ -239,7 +238,7 @@ function drawPlane(axes, { H, minimum }, states, step) {
   const { pulled, gradient, v, w } = now;
   const along = now.norm ? combined(v, -pulled.g / now.norm, v, 0) : [0, 0];
   const arrows = [
-    { from: [0, 0], to: v, name: "v", color: COLORS.v, radius: 7, thick: 4.5 },
+    { from: [0, 0], to: v, name: "v", color: COLORS.v, thick: 4.5 },
     { from: w, to: combined(w, 1, along, 1), name: "−∇_gL", color: COLORS.down, dash: "2 3" },
     { from: w, to: combined(w, 1, pulled.across, -1), name: "−M_w∇_wL", color: COLORS.across },
     { from: w, to: combined(w, 1, gradient, -1), name: "−∇_wL", color: COLORS.down },
@@ -250,14 +249,11 @@ function drawPlane(axes, { H, minimum }, states, step) {
   for (const arrow of drawn) axes.marks.append(...shaft(arrow));
   const vTip = arrows[4];
   if (drawn.includes(vTip) && now.norm) corner(axes, vTip, px([0, 0]));
-  // The gradients have their names before the first step; later all is close together, and the key below tells.
-  const seen = drawn.filter(({ a, b, name, radius }) => radius || name === "w" || (!step && Math.hypot(b[0] - a[0], b[1] - a[1]) > 30));
-  const [tip, end] = ["v", "w"].map((name) => seen.find((arrow) => arrow.name === name));
-  if (tip && end && Math.hypot(tip.b[0] - end.b[0], tip.b[1] - end.b[1]) < 14) {
-    tip.name = "v, w"; // one under the other: two names would stand anywhere
-    seen.splice(seen.indexOf(end), 1);
-  }
-  label(axes, [...seen, { a: px(minimum), b: px(minimum), name: "minimum", radius: 6 }], taken.flatMap((state) => [px(state.v), px(state.w)]));
+  // The key below names the gradients.
+  const [tip, end] = ["v", "w"].map((name) => drawn.find((arrow) => arrow.name === name));
+  const one = tip && end && Math.hypot(tip.b[0] - end.b[0], tip.b[1] - end.b[1]) < 14; // one under the other
+  const [mx, my] = px(minimum);
+  label(axes, [...(one ? [{ ...tip, name: "v, w" }] : [tip, end].filter(Boolean)), { a: [mx, my + 1], b: [mx, my], name: "minimum" }]);
 }
 
 function contours(axes, H, [x, y], unit) {
@@ -295,35 +291,21 @@ function corner(axes, { a, b }, origin) {
   axes.marks.append(s("path", { d, fill: "none", stroke: "currentColor", "stroke-width": 1.2 }));
 }
 
-/** Names beside what they name, off the paths where they can be; "_w" in one is a subscript. */
-function label(axes, named, paths) {
+/** Names beyond what they name, within the frame; where one would cover another, beside it. */
+function label(axes, named) {
   const { x0, x1, y0, y1 } = axes.box;
-  const frame = { left: x0 + 2, right: x1 - 2, top: y1 + 2, bottom: y0 - 2 };
-  const blocked = named.flatMap(({ a, b, radius = 0 }) => {
-    const count = Math.min(60, Math.ceil(Math.hypot(b[0] - a[0], b[1] - a[1]) / 6)) || 1;
-    const shaft = Array.from({ length: count + 1 }, (_, i) => [0, 1].map((j) => a[j] + ((b[j] - a[j]) * i) / count));
-    const ring = [0, 1, 2, 3, 4, 5, 6, 7].map((k) => [b[0] + radius * Math.cos((k * Math.PI) / 4), b[1] + radius * Math.sin((k * Math.PI) / 4)]);
-    return [...shaft, ...ring];
-  });
-  blocked.push(...paths);
-  const boxes = named.map(({ a, b, name, radius = 0 }) => {
-    const [plain, subscripts] = [name.replace(/_./g, ""), name.split("_").length - 1];
-    const width = 9 * plain.length + 6.5 * subscripts + (plain.includes("∇") ? 3 : 0);
-    return { at: b, toward: [b[0] - a[0], b[1] - a[1]], width, height: 16, gap: radius + 6 };
-  });
-  const placed = arrange(boxes, blocked, frame);
-  // Where all is small some names have no place: those of points come first, the key below has all.
-  const kept = [];
-  for (const i of named.map((_, i) => i).sort((i, j) => Boolean(named[j].radius) - Boolean(named[i].radius)))
-    if (!kept.some((j) => overlap(placed[i], placed[j]))) kept.push(i);
-  for (const i of kept) {
-    const { x, y } = placed[i];
-    const parts = named[i].name.split("_").flatMap((part, k) => {
-      if (!k) return [s("tspan", {}, part)];
-      const rest = part.slice(1);
-      return [s("tspan", { dy: 3, "font-size": 9 }, part[0]), s("tspan", { dy: -3 }, rest || "\u200b")];
+  const boxes = [];
+  for (const { a, b, name } of named) {
+    const width = 9 * name.length;
+    const places = [0, 1, -1, 2, -2, 3, -3, 4].map((k) => {
+      const angle = Math.atan2(b[1] - a[1], b[0] - a[0]) + (k * Math.PI) / 4;
+      const [x, y] = [b[0] + (14 + width / 2) * Math.cos(angle), b[1] + 20 * Math.sin(angle)];
+      return [Math.max(x0 + width / 2 + 2, Math.min(x1 - width / 2 - 2, x)), Math.max(y1 + 10, Math.min(y0 - 10, y))];
     });
-    axes.marks.append(s("text", { class: "strong", x, y: y + 12 }, ...parts));
+    const free = ([x, y]) => boxes.every((box) => Math.abs(x - box.x) > (width + box.width) / 2 || Math.abs(y - box.y) > 16);
+    const [x, y] = places.find(free) ?? places[0];
+    boxes.push({ x, y, width });
+    axes.marks.append(s("text", { class: "strong", x, y: y + 4, "text-anchor": "middle" }, name));
   }
 }
 

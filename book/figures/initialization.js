@@ -1,4 +1,4 @@
-import { Axes, NORMS, format, h, s, ticks, widget } from "./base.js";
+import { Axes, NORMS, h, s, widget } from "./base.js";
 
 /** Of units' means and standard deviations: how far the means are off (root mean square), lowest and highest std. */
 export function evenness(mean, std) {
@@ -6,33 +6,15 @@ export function evenness(mean, std) {
   return { off, low: Math.min(...std), high: Math.max(...std) };
 }
 
-/** The standard deviation of all values of a layer, and their mean, from those of its units. */
-export function pooled(mean, std) {
-  const middle = mean.reduce((sum, v) => sum + v, 0) / mean.length;
-  const square = mean.reduce((sum, v, i) => sum + std[i] ** 2 + (v - middle) ** 2, 0) / mean.length;
-  return { mean: middle, std: Math.sqrt(square) };
-}
-
-/** For each layer { mean, std, counts }, means and stds as numbers; null where the state is none that was computed. */
+/** For each layer { mean, std }, as numbers; null where the state is none that was computed. */
 export function after(data, norm, size) {
   const sizes = data.after?.[data.kinds?.[norm]];
   const place = data.sizes?.indexOf(size) ?? -1;
   if (!sizes || place < 0) return null;
-  return sizes[Math.min(place, sizes.length - 1)].map(({ mean, std, counts }) => ({
+  return sizes[Math.min(place, sizes.length - 1)].map(({ mean, std }) => ({
     mean: mean.map((v) => v / 100),
     std: std.map((v) => v / 100),
-    counts,
   }));
-}
-
-/** The outline of a histogram: its corners [place, share of a bin]. */
-export function corners(counts, low, high) {
-  const step = (high - low) / counts.length;
-  const steps = counts.flatMap((v, i) => [
-    [low + i * step, v],
-    [low + (i + 1) * step, v],
-  ]);
-  return [[low, 0], ...steps, [high, 0]];
 }
 
 /** What the minibatch sets in each configuration. */
@@ -46,23 +28,17 @@ const SETS = {
 
 function build(stage) {
   const data = stage.get("data");
-  const { layers = [], sizes = [], others, limit, kinds = {}, before = {}, own = [] } = data;
+  const { layers = [], sizes = [], others, kinds = {}, before = {} } = data;
   stage.choice("norm", "Configuration", Object.fromEntries(Object.entries(NORMS).map(([key, { label }]) => [key, label])));
   stage.slider("size", "Images in the init", { values: sizes, show: String });
   const margin = { top: 26, left: 34, bottom: 22 };
   const strip = new Axes(stage, { label: "Every unit, layer by layer", margin });
   const read = h("div", { class: "read", style: "width: 100%" });
   stage.canvas.append(read);
-  const [choice, parent] = [h("div", { class: "controls" }), h("div", { class: "canvas" })];
+  const choice = h("div", { class: "controls" });
   stage.slider("layer", "Layer", { min: 0, max: layers.length - 1, show: (i) => layers[i], parent: choice });
-  const charts = ["Before", "After"].map((label) => new Axes(stage, { label, parent, margin: { ...margin, left: 10, right: 10 } }));
-  stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more: all values of one layer"), choice, parent));
-  const headings = [strip, ...charts].map((axes) => {
-    const heading = s("text", { class: "strong", x: axes.margin.left, y: 14 });
-    axes.front.append(heading);
-    return heading;
-  });
-  headings[0].textContent = "every unit: mean ± standard deviation";
+  stage.canvas.after(h("details", { class: "more" }, h("summary", {}, "more"), choice));
+  strip.front.append(s("text", { class: "strong", x: margin.left, y: 14 }, "every unit: mean ± standard deviation"));
   strip.svg.style.cursor = "pointer";
   strip.svg.addEventListener("click", (event) => {
     const at = Math.floor(strip.x.invert(event.clientX - strip.svg.getBoundingClientRect().left));
@@ -93,29 +69,6 @@ function build(stage) {
     });
     for (const y of [-1, 1]) strip.line([[0, y], [layers.length, y]], { ...DASHED });
 
-    const width = wide ? Math.floor((stage.width - 12) / 2) : stage.width;
-    const reach = raw[layer].range;
-    const was = pooled(raw[layer].mean, raw[layer].std);
-    const mine = own[sizes.indexOf(size)][layer];
-    const shapes = [
-      [reach, [[raw[layer].counts, { fill: "currentColor", "fill-opacity": 0.35, "stroke-width": 1 }]]],
-      [
-        [-limit, limit],
-        [
-          [found[layer].counts, { stroke: NORMS[norm].color, fill: NORMS[norm].color, "fill-opacity": 0.4 }],
-          [mine, { ...DASHED }],
-        ],
-      ],
-    ];
-    shapes.forEach(([range, parts], i) => {
-      const axes = charts[i];
-      const top = 1.1 * Math.max(...parts.flatMap(([counts]) => counts));
-      const xTicks = ticks(...range, i ? 4 : width / 90).map((value) => [value, format(value, 2)]);
-      axes.frame({ x: range, y: [0, top], xTicks, yTicks: [], width, height: wide ? 180 : 150 });
-      for (const [counts, look] of parts) axes.line(corners(counts, ...range), look);
-      headings[i + 1].textContent = `${layers[layer]} ${i ? "after" : `before: standard deviation ${format(was.std, 2)}`}`;
-    });
-
     const { off, low, high } = evenness(found[layer].mean, found[layer].std);
     const text = [
       `Set by the minibatch: ${SETS[norm]}.`,
@@ -123,8 +76,6 @@ function build(stage) {
     ];
     read.replaceChildren(...text.map((line) => h("p", { style: "margin: 0 0 0.2rem" }, line)), keys(norm, itself, others));
     strip.svg.setAttribute("aria-label", `Mean plus and minus standard deviation of every unit of ten layers, ${NORMS[norm].label}, initialized on ${size} images. ${text[1]}`);
-    charts[0].svg.setAttribute("aria-label", `Values of ${layers[layer]} before: mean ${format(was.mean, 2)}, standard deviation ${format(was.std, 2)}`);
-    charts[1].svg.setAttribute("aria-label", `Values of ${layers[layer]} after, on the images of the initialization and on ${others} others`);
     stage.say(text.join(" "));
   };
 }
@@ -146,7 +97,7 @@ function keys(norm, itself, others) {
   const block = (attributes) => s("rect", { x: 1, y: 0, width: 24, height: 12, ...attributes });
   const list = [
     key(block({ fill: NORMS[norm].color, "fill-opacity": 0.7 }), `after, on ${others} other images`),
-    key(s("path", { d: "M0 6H26", stroke: "currentColor", ...DASHED }), "after, on the images of the initialization"),
+    key(s("path", { d: "M0 6H26", stroke: "currentColor", ...DASHED }), "on the images of the initialization all reach so far"),
   ];
   if (!itself) list.push(key(s("rect", { x: 1, y: 4, width: 24, height: 4, fill: "currentColor" }), "before"));
   return h("p", { class: "keys", style: "display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; margin: 0.3rem 0 0" }, list);

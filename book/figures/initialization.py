@@ -21,7 +21,6 @@ LAYERS = (*(f"conv{i}" for i in range(1, 10)), "dense")
 OTHERS = 500  # images that the initialization never saw
 # Seeds of noise and dropout, such that no number lies where rounding could go either way (tested).
 INIT, LOOK = 2, 2
-BINS, LIMIT = 16, 4.0  # of the histograms after the initialization, in standard deviations
 
 # Configurations of one kind start as the same function and stay it in training mode, so that one
 # of each is computed: what is set once; scale set once, centered by every minibatch; set by none.
@@ -39,7 +38,7 @@ class Initialization(Figure):
     Attributes:
         norm: the configuration, a value of `Norm`.
         size: how many images the initialization sees, one of `SIZES`.
-        layer: whose histograms are shown, an index into `LAYERS`.
+        layer: whose numbers are read off, an index into `LAYERS`.
     """
 
     script = "initialization"
@@ -72,7 +71,6 @@ class Initialization(Figure):
             "layers": list(LAYERS),
             "sizes": list(SIZES),
             "others": OTHERS,
-            "limit": LIMIT,
             "kinds": {norm.value: kind for norm, kind in KIND.items()},
         }
         super().__init__(data=content | _content(data, width), **kwargs)
@@ -120,9 +118,8 @@ def measure(data: Cifar10, width: int = 8) -> dict[str, Any]:
         ValueError: too few images.
 
     Returns:
-        before: kind → for each layer a dictionary as of `_statistics`, on other images.
+        before: kind → for each layer its units' mean and std, on other images.
         after: kind → for each size, for each layer the same; one entry if the size is no matter.
-        own: for each size, for each layer the counts on the images of the initialization.
     """
     if len(data.train_images) < max(SIZES) or len(data.test_images) < OTHERS:
         raise ValueError(
@@ -134,20 +131,17 @@ def measure(data: Cifar10, width: int = 8) -> dict[str, Any]:
         order = torch.randperm(len(data.train_images))[: max(SIZES)]
         images = symmetric(data.train_images[order])
         others = symmetric(data.test_images[:: len(data.test_images) // OTHERS][:OTHERS])
-        before, after, own = {}, {}, []
+        before, after = {}, {}
         for kind, norm in KINDS.items():
             model = _fresh(norm, width)
-            before[kind] = _watch(model, others, LOOK, center=True)
+            before[kind] = _watch(model, others, LOOK)
             after[kind] = []
             for size in SIZES if kind != "batch" else SIZES[:1]:
                 model = _fresh(norm, width)
                 torch.manual_seed(INIT)
                 data_dependent_init_(model, images[:size])
                 after[kind].append(_watch(model, others, LOOK))
-                if kind == "set":
-                    seen = _watch(model, images[:size], INIT)
-                    own.append([found["counts"] for found in seen])
-    return {"before": before, "after": after, "own": own}
+    return {"before": before, "after": after}
 
 
 def _fresh(norm: Norm, width: int) -> ConvPoolCNNC:
@@ -156,12 +150,12 @@ def _fresh(norm: Norm, width: int) -> ConvPoolCNNC:
 
 
 @torch.no_grad()
-def _watch(model: nn.Module, x: Tensor, seed: int, center: bool = False) -> list[dict[str, Any]]:
+def _watch(model: nn.Module, x: Tensor, seed: int) -> list[dict[str, Any]]:
     """The statistics of each layer on x (N, 3, 32, 32), with the noise and dropout of a seed."""
     found = []
 
     def hook(_module: nn.Module, _inputs: object, t: Tensor) -> None:
-        found.append(_statistics(t, center))
+        found.append(_statistics(t))
 
     parts = [getattr(model, name) for name in LAYERS]
     handles = [getattr(p, "norm", p.layer).register_forward_hook(hook) for p in parts]
@@ -172,24 +166,14 @@ def _watch(model: nn.Module, x: Tensor, seed: int, center: bool = False) -> list
     return found
 
 
-def _statistics(t: Tensor, center: bool) -> dict[str, Any]:
-    """Of t (N, C, ...): mean and std by unit, and the share of values in each bin.
-
-    The bins reach from −LIMIT to LIMIT, or, on request, LIMIT standard deviations of all values to
-    either side of their mean.
-    """
+def _statistics(t: Tensor) -> dict[str, Tensor]:
+    """Of t (N, C, ...): mean and std by unit."""
     # Sums in fp32 would depend on the number of threads; torch.std_mean in fp64 is slow.
     dims = [0, *range(2, t.ndim)]
     values = t.numel() // t.shape[1]
     mean = t.sum(dims, dtype=torch.float64) / values  # (C,)
     std = (t.square().sum(dims, dtype=torch.float64) / values - mean.square()).clamp_min(0).sqrt()
-    low, high = -LIMIT, LIMIT
-    if center:
-        middle = mean.mean()
-        spread = LIMIT * (std.square() + (mean - middle).square()).mean().sqrt()
-        low, high = (float(f"{v:.2g}") for v in (middle - spread, middle + spread))
-    counts = torch.histc(t, BINS, low, high) / t.numel()
-    return {"mean": mean, "std": std, "counts": counts, "range": [low, high]}
+    return {"mean": mean, "std": std}
 
 
 def _short(found: dict[str, Any]) -> dict[str, Any]:
@@ -202,35 +186,11 @@ def _short(found: dict[str, Any]) -> dict[str, Any]:
         digits = 3 - math.floor(math.log10(std.max()))
         return [round(v, digits) + 0.0 for v in t.tolist()]  # no negative zero
 
-    def half_percents(t: Tensor) -> list[int]:
-        return (200 * t).round().int().tolist()
+    def rounded(layers: list[dict[str, Tensor]]) -> list[dict[str, list[int]]]:
+        return [{name: hundredths(values) for name, values in f.items()} for f in layers]
 
-    return {
-        "before": {
-            kind: [
-                {
-                    "mean": small(f["mean"], f["std"]),
-                    "std": small(f["std"], f["std"]),
-                    "counts": half_percents(f["counts"]),
-                    "range": f["range"],
-                }
-                for f in layers
-            ]
-            for kind, layers in found["before"].items()
-        },
-        "after": {
-            kind: [
-                [
-                    {
-                        "mean": hundredths(f["mean"]),
-                        "std": hundredths(f["std"]),
-                        "counts": half_percents(f["counts"]),
-                    }
-                    for f in layers
-                ]
-                for layers in sizes
-            ]
-            for kind, sizes in found["after"].items()
-        },
-        "own": [[half_percents(counts) for counts in layers] for layers in found["own"]],
+    before = {
+        kind: [{name: small(values, f["std"]) for name, values in f.items()} for f in layers]
+        for kind, layers in found["before"].items()
     }
+    return {"before": before, "after": {k: [*map(rounded, v)] for k, v in found["after"].items()}}

@@ -276,29 +276,24 @@ def smooth(values: ArrayLike, window: int = 51, degree: int = 10) -> np.ndarray:
 
 def bump(
     runs: Iterable[Run],
-    at: Sequence[int] | None = None,
-    metric: str = "test_error",
+    at: Sequence[int],
     title: str = "Order by epoch",
 ) -> Plot:
     """The order of the configurations at some epochs, the lowest on top.
 
     Args:
         runs: of several seeds the mean counts, while all of them run.
-        at: epochs; about eight of the longest run's, if None.
-        metric: a column of the history.
+        at: epochs.
         title: above the plot.
     """
     runs = _drawable(runs)
     groups = {norm: [run for run in runs if run.norm == norm] for norm in Norm}
-    longest = max((len(run.rows) for run in runs), default=1)
-    if at is None:
-        at = sorted({round(x) for x in np.geomspace(1, longest, 8)})
 
     def value(group: list[Run], epoch: int) -> float:
         there = [epoch <= len(run.rows) - _diverged(run) for run in group]
         if not group or not all(there):
             return np.nan
-        return float(np.mean([run.column(metric)[epoch - 1] for run in group]))
+        return float(np.mean([run.column("test_error")[epoch - 1] for run in group]))
 
     norms = [norm for norm, group in groups.items() if group]
     values = np.array([[value(groups[norm], epoch) for epoch in at] for norm in norms])
@@ -345,9 +340,7 @@ def heat(
     *,
     title: str,
     xlabel: str = "",
-    ylabel: str = "",
     digits: int = 2,
-    limits: tuple[float, float] | None = None,
 ) -> Plot:
     """Numbers in a table of colored cells; several tables share one scale.
 
@@ -357,14 +350,12 @@ def heat(
         columns: theirs.
         title: above all.
         xlabel: what the columns are.
-        ylabel: what the rows are.
         digits: after the point.
-        limits: of the scale of colors; the lowest and highest value, if None.
     """
     named = values if isinstance(values, Mapping) else {"": values}
     tables = {name: np.asarray(table, float) for name, table in named.items()}
     every = np.concatenate([table[np.isfinite(table)] for table in tables.values()])
-    low, high = limits or (every.min(initial=np.inf), every.max(initial=-np.inf))
+    low, high = (every.min(initial=np.inf), every.max(initial=-np.inf))
 
     def draw(grid: Any) -> None:
         every_axes = np.atleast_2d(grid)[0]
@@ -381,7 +372,6 @@ def heat(
             axes.set_yticks(range(len(rows)), rows if axes is every_axes[0] else [""] * len(rows))
             axes.set(title=name, xlabel=xlabel)
             axes.grid(visible=False)
-        every_axes[0].set_ylabel(ylabel)
         every_axes[0].figure.suptitle(title)
 
     told = "; ".join(
@@ -402,7 +392,6 @@ def strip(
     *,
     title: str,
     xlabel: str,
-    digits: int = 2,
 ) -> Plot:
     """A point per seed, and a line at each group's mean.
 
@@ -410,7 +399,6 @@ def strip(
         groups: values by configuration, or by another name; NaN is a run that diverged.
         title: above the plot.
         xlabel: what the values are.
-        digits: after the point, in what is told to those who do not see it.
     """
     named = [
         (g.label if isinstance(g, Norm) else g, np.asarray(v, float)) for g, v in groups.items()
@@ -430,7 +418,7 @@ def strip(
         axes.set(title=title, xlabel=xlabel, ylim=(len(named) - 0.5, -0.5))
 
     def told(values: np.ndarray) -> str:
-        return ", ".join(f"{v:.{digits}f}" if np.isfinite(v) else "diverged" for v in values)
+        return ", ".join(f"{v:.2f}" if np.isfinite(v) else "diverged" for v in values)
 
     alt = "; ".join(f"{name}: {told(values)}" for name, values in named)
     return Plot(draw, f"{title}, {xlabel}. {alt}.", size=(7.0, 1.2 + 0.42 * len(named)))

@@ -59,7 +59,7 @@ export class Live {
 
   begin({ source, epochs, norms = Object.keys(NORMS) }) {
     const fresh = norms.map((norm) => {
-      const run = { name: source, source, state: "interrupted", ...Object.fromEntries(COLUMNS.map((name) => [name, []])) };
+      const run = { source, state: "interrupted", ...Object.fromEntries(COLUMNS.map((name) => [name, []])) };
       return { norm, label: `${NORMS[norm].label}, ${source}`, short: NORMS[norm].label, epochs, done: false, runs: [run] };
     });
     this.curves = [...this.curves.filter(({ runs }) => runs[0].source !== source), ...fresh];

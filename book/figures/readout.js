@@ -1,5 +1,5 @@
 // Training curves in numbers: at the cursor, and all of them.
-import { format, h } from "./base.js";
+import { h } from "./base.js";
 import { swatch } from "./chart.js";
 import { METRICS, brief, isError, ranks, shown } from "./history.js";
 
@@ -7,22 +7,22 @@ const inWords = (metric, { line, raw }, i) => (line.runs.length > 1 && raw[i] !=
 const ranked = (metric, one, i) => (isError(metric) ? inWords(metric, one, i) : brief(metric, one.raw[i]));
 
 /** At a place on the x-axis, or at each curve's end (null): its epoch's index and value, lowest first, those without a value last. */
-export function readAt({ series, time }, at) {
+export function readAt({ series }, at) {
   const found = series.map((one) => {
     let i = at == null ? one.last : one.raw.length - 1;
     while (at != null && i >= 0 && one.x(i) > at + 1e-9) i--;
     // The loss with which a run diverged is no rank.
     const gone = one.allGone && (at == null || i + 1 >= one.gone);
-    const ended = gone || (at != null && !time && one.raw.length < at);
+    const ended = gone || (at != null && one.raw.length < at);
     return { one, i, ended, value: ended || i < 0 ? null : one.raw[i] };
   });
   const places = ranks(found.map(({ value }) => value));
   return found.map((entry, k) => ({ ...entry, place: places[k] })).sort((a, b) => (a.place ?? 1e9) - (b.place ?? 1e9));
 }
 
-function textOf({ metric, time }, at, { one, i, ended, value }) {
+function textOf({ metric }, at, { one, i, ended, value }) {
   if (ended) return one.diverged ?? `${one.line.done ? "ended at" : "so far"} epoch ${one.raw.length}`;
-  return value == null ? "–" : ranked(metric, one, i) + (time ? ` (epoch ${i + 1})` : at == null ? ` (${i + 1})` : "");
+  return value == null ? "–" : ranked(metric, one, i) + (at == null ? ` (${i + 1})` : "");
 }
 
 const table = (caption, head, rows) =>
@@ -31,9 +31,9 @@ const column = (text) => h("th", { scope: "col" }, text);
 
 /** The ranking as a table, numbers before names, and as a sentence; if narrow, with what must be. */
 export function ranking(view, at, entries, narrow) {
-  const { metric, time, unitName } = view;
+  const { metric } = view;
   const smoothed = view.smoothed && !narrow;
-  const where = at == null ? "at its end (epoch)" : time ? `after ${format(at)} ${unitName}` : `at epoch ${at}`;
+  const where = at == null ? "at its end (epoch)" : `at epoch ${at}`;
   const title = `${METRICS[metric]} ${where.replace("its end (epoch)", "each run’s end")}, lowest first`;
   const rows = entries.map((entry) => {
     const { one, i, place, value } = entry;
@@ -48,23 +48,11 @@ export function ranking(view, at, entries, narrow) {
   return [table(title, [h("td"), ...head.map(column), h("td")], rows), `${title}: ${said.join(", ")}`];
 }
 
-/** Every epoch of every curve; of very long runs some. */
+/** Every epoch of every curve. */
 export function allValues({ series, metric }) {
+  const cells = (i) => series.map((one) => h("td", {}, inWords(metric, one, i)));
   const length = Math.max(...series.map(({ raw }) => raw.length));
-  const skip = Math.ceil(length / 1000);
-  const rows = [];
-  for (let i = 0; i < length; i++) {
-    if ((i + 1) % skip !== 0 && i !== 0 && i !== length - 1) continue;
-    rows.push(
-      h(
-        "tr",
-        {},
-        h("th", { scope: "row" }, i + 1),
-        series.map((one) => h("td", {}, inWords(metric, one, i))),
-      ),
-    );
-  }
-  const part = skip > 1 ? `; every ${skip}th is shown` : "";
+  const rows = Array.from({ length }, (_, i) => h("tr", {}, h("th", { scope: "row" }, i + 1), cells(i)));
   const head = ["epoch", ...series.map(({ line }) => line.label)];
-  return table(`${METRICS[metric]} of each epoch, as recorded${part}`, head.map(column), rows);
+  return table(`${METRICS[metric]} of each epoch, as recorded`, head.map(column), rows);
 }

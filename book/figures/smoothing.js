@@ -1,16 +1,6 @@
 import { Axes, NORMS, h, s, ticks, widget } from "./base.js";
 import { cut, hatMatrix, smooth, windowStart } from "./savgol.js";
 
-const LOOK = `
-.below { width: 100%; max-height: none; font-size: 0.93em; }
-.below caption { text-align: left; padding: 0.3rem 0; }
-.below th, .below td { padding: 0.15em 0.25em; }
-.below td { white-space: nowrap; }
-.below th[scope="row"] { text-align: left; }
-.below tr.chosen { font-weight: 600; }
-.read { margin: 0.25rem 0; }
-`;
-
 /** The window of value i: where it begins, its fitted polynomial, and the weight of value i in its own smoothed value. */
 export function windowAt(values, i, window, degree) {
   const [width, power] = cut(values.length, window, degree);
@@ -20,21 +10,7 @@ export function windowAt(values, i, window, degree) {
   return { start, width, fit, weight: hat[i - start][i - start] };
 }
 
-/** How a run's test error can be reported, in the values' unit; epochs from 1. */
-export function readings(values, window, degree) {
-  const tail = values.slice(-20);
-  const best = values.indexOf(Math.min(...values));
-  return {
-    last: values.at(-1),
-    smoothed: smooth(values, window, degree).at(-1),
-    mean: tail.reduce((a, b) => a + b, 0) / tail.length,
-    lowest: values[best],
-    epoch: best + 1,
-  };
-}
-
 function build(stage) {
-  stage.figure.append(h("style", {}, LOOK));
   const runs = stage.get("data").runs;
   const odd = Array.from({ length: 50 }, (_, i) => 2 * i + 3);
   stage.slider("window", "Window", { values: odd, show: (v) => `${v} epochs` });
@@ -44,9 +20,8 @@ function build(stage) {
   stage.choice("part", "Epochs", { end: "the last 75", all: "all" }, { parent });
   stage.bind("at");
   const axes = new Axes(stage, { label: "One run's test error, smoothed", margin: { right: 18 } });
-  const read = h("p", { class: "read" });
-  const below = h("div", { class: "below scroll", tabindex: 0, role: "region", "aria-label": "Readings of all runs" });
-  const more = h("details", { class: "more" }, h("summary", {}, "more"), parent, below);
+  const read = h("p", { class: "read", style: "margin: 0.25rem 0" });
+  const more = h("details", { class: "more" }, h("summary", {}, "more"), parent);
   stage.canvas.after(read, more);
   const values = () => (runs.find(({ norm }) => norm === stage.get("norm")) ?? runs[0]).test_error.map((v) => 100 * v);
   const moveTo = (x) => {
@@ -132,32 +107,6 @@ function build(stage) {
     read.textContent = text;
     handle.put(at, smoothed[at - 1], `Window. ${text} The arrow keys move it`);
     stage.say(`${norm.label}. ${text}`);
-
-    const rows = runs.map((run) => {
-      const r = readings(
-        run.test_error.map((v) => 100 * v),
-        window,
-        degree,
-      );
-      const cells = [...[r.last, r.smoothed, r.mean].map((v) => v.toFixed(2)), `${r.lowest.toFixed(2)} (${r.epoch})`];
-      return h(
-        "tr",
-        { class: run.norm === stage.get("norm") ? "chosen" : null },
-        cells.map((cell) => h("td", {}, cell)),
-        h("th", { scope: "row" }, NORMS[run.norm].label),
-      );
-    });
-    const head = ["last", "smoothed", "mean of 20", "lowest (epoch)", ""];
-    const cells = head.map((name) => (name ? h("th", { scope: "col" }, name) : h("td")));
-    below.replaceChildren(
-      h(
-        "table",
-        {},
-        h("caption", {}, "What each run could report, in percent: its last epoch, that smoothed, the mean of the last 20, its lowest"),
-        h("thead", {}, h("tr", {}, cells)),
-        h("tbody", {}, rows),
-      ),
-    );
   };
 }
 

@@ -248,7 +248,8 @@ def test_what_is_checked_holds_and_leads_to_its_claim():
 
 def test_the_order_by_epoch_is_that_of_the_means():
     seeds = [run_of("wn", [0.5, 0.1, 0.3]), run_of("wn", [0.3, 0.3, 0.3])]  # 0.4, 0.2, 0.3
-    plot = bump([*seeds, run_of("bn", [0.45, 0.1, 0.4]), run_of("none", [0.1], State.DIVERGED)])
+    others = [run_of("bn", [0.45, 0.1, 0.4]), run_of("none", [0.1], State.DIVERGED)]
+    plot = bump([*seeds, *others], at=(1, 2, 3))
     assert plot.alt == (
         "Order by epoch, lowest first. epoch 1: weight norm, batch norm; epoch 2: batch norm, "
         "weight norm; epoch 3: weight norm, batch norm."

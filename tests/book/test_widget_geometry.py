@@ -150,47 +150,6 @@ def test_the_plane_reaches_what_is_in_it(javascript):
     assert reach[4:] == [2, 2]
 
 
-def test_labels_keep_off_each_other_and_what_they_name(javascript):
-    """Six arrows as in the figure, thrown at random."""
-    rng = np.random.default_rng(0)
-    frame = {"left": 0, "right": 400, "top": 0, "bottom": 400}
-    cases = []
-    for _ in range(40):
-        v, w = rng.uniform(20, 380, (2, 2))
-        ends = [(200, 200), (200, 200), w, w, w, v]
-        tips = [v, w, *(w + rng.uniform(-90, 90, (3, 2))), v + rng.uniform(-90, 90, 2)]
-        labels, blocked = [], []
-        for a, b, width in zip(ends, tips, (10, 10, 34, 34, 58, 34), strict=True):
-            a, b = np.array(a), np.array(b)
-            labels.append(
-                {"at": b.tolist(), "toward": (b - a).tolist(), "width": width, "height": 16}
-            )
-            blocked += [(a + t * (b - a)).tolist() for t in np.linspace(0, 1, 12)]
-        cases.append({"labels": labels, "blocked": blocked})
-    all_boxes = javascript(
-        "labels",
-        "cases.map((c) => m.arrange(c.labels, c.blocked, frame))",
-        cases=cases,
-        frame=frame,
-    )
-    overlaps = hits = 0
-    for case, boxes in zip(cases, all_boxes, strict=True):
-        for i, box in enumerate(boxes):
-            x0, y0, x1, y1 = box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]
-            assert 0 <= x0 < x1 <= 400
-            assert 0 <= y0 < y1 <= 400
-            overlaps += sum(
-                b["x"] < x1
-                and x0 < b["x"] + b["width"]
-                and b["y"] < y1
-                and y0 < b["y"] + b["height"]
-                for b in boxes[:i]
-            )
-            hits += any(x0 < x < x1 and y0 < y < y1 for x, y in case["blocked"])
-    assert overlaps == 0
-    assert hits < 0.05 * 6 * len(cases)
-
-
 @pytest.mark.parametrize(
     "state", [{"v": (math.nan, 0)}, {"rate": 0}, {"step": 61}, {"optimizer": "lbfgs"}, {"v": (1,)}]
 )

@@ -60,23 +60,18 @@ def test_every_configuration_is_as_the_one_of_its_kind(figure, sample, norm):
     for t, found in zip(here.values(), stored, strict=True):
         np.testing.assert_allclose(np.array(found["mean"]) / 100, t.mean(1), atol=0.006)
         np.testing.assert_allclose(np.array(found["std"]) / 100, t.std(1), atol=0.006)
-        counts, _ = np.histogram(t, 16, (-4, 4))
-        np.testing.assert_allclose(np.array(found["counts"]), 200 * counts / t.size, atol=0.6)
 
 
 @every_norm
-def test_on_its_own_images_every_unit_is_even(figure, sample, norm):
+def test_on_its_own_images_every_unit_is_even(sample, norm):
     images, _ = images_of(sample)
     torch.manual_seed(0)
     model = ConvPoolCNNC(norm, 8)
     torch.manual_seed(INIT)
     data_dependent_init_(model, images[:SIZE])
-    stored = figure.data["own"][SIZES.index(SIZE)]
-    for t, own in zip(before_activations(model, images[:SIZE], INIT).values(), stored, strict=True):
+    for t in before_activations(model, images[:SIZE], INIT).values():
         np.testing.assert_allclose(t.mean(1), 0, atol=1e-3)
         np.testing.assert_allclose(t.std(1), 1, atol=0.01 if norm == "bn" else 1e-3)  # its ε
-        counts, _ = np.histogram(t, 16, (-4, 4))
-        np.testing.assert_allclose(own, 200 * counts / t.size, atol=0.6)
 
 
 @every_norm
@@ -88,9 +83,6 @@ def test_before_is_the_draw(figure, sample, norm):
         size = t.std(1).max()
         np.testing.assert_allclose(found["mean"], t.mean(1), rtol=0.006, atol=1e-3 * size)
         np.testing.assert_allclose(found["std"], t.std(1), atol=1e-3 * size)
-        assert found["range"] == pytest.approx(
-            [t.mean() - 4 * t.std(), t.mean() + 4 * t.std()], rel=0.06, abs=0.1 * size
-        )
 
 
 def test_batch_norm_is_even_on_any_images(figure):
@@ -117,17 +109,6 @@ def test_more_images_make_the_units_even(figure):
     assert spread[0] > 3 * spread[-1]
 
 
-def test_histograms_hold_nearly_all_values(figure):
-    data = figure.data
-    after = itertools.chain(*itertools.chain(*data["after"].values()))
-    before = itertools.chain(*data["before"].values())
-    for found in itertools.chain(after, before):
-        assert len(found["counts"]) == 16
-        assert 193 < sum(found["counts"]) < 205
-    for counts in itertools.chain(*data["own"]):
-        assert 193 < sum(counts) < 205
-
-
 def test_no_number_lies_where_rounding_could_go_either_way(sample):
     """A machine that sums in another order gives the same figure."""
     found = measure(sample)
@@ -137,7 +118,6 @@ def test_no_number_lies_where_rounding_could_go_either_way(sample):
 
     for layer in itertools.chain(*itertools.chain(*found["after"].values())):
         assert min(edge(layer["mean"], 0.01), edge(layer["std"], 0.01)) > 1e-4
-        assert edge(layer["counts"].double(), 0.005) > 1e-4
     for layer in itertools.chain(*found["before"].values()):
         unit = 10 ** (np.floor(np.log10(float(layer["std"].max()))) - 3)
         assert min(edge(layer["mean"], unit), edge(layer["std"], unit)) > 1e-5
@@ -185,22 +165,9 @@ def test_picture_follows_the_state(sample, norm):
 def test_numbers_that_are_read_off(javascript):
     rng = np.random.default_rng(0)
     mean, std = rng.normal(size=12), rng.gamma(3, size=12)
-    found, whole = javascript(
-        "initialization",
-        "[m.evenness(mean, std), m.pooled(mean, std)]",
-        mean=mean.tolist(),
-        std=std.tolist(),
-    )
+    found = javascript("initialization", "m.evenness(mean, std)", mean=[*mean], std=[*std])
     assert found["off"] == pytest.approx(np.square(mean).mean() ** 0.5)
     assert [found["low"], found["high"]] == pytest.approx([std.min(), std.max()])
-    # Values with exactly these means and stds in each unit.
-    values = mean[:, None] + std[:, None] * np.array([-1, 1])
-    assert [whole["mean"], whole["std"]] == pytest.approx([values.mean(), values.std()])
-
-
-def test_one_unit_is_a_layer_too(javascript):
-    found = javascript("initialization", "[m.evenness([-2], [3]), m.pooled([-2], [3])]")
-    assert found == [{"off": 2, "low": 3, "high": 3}, {"mean": -2, "std": 3}]
 
 
 @every_norm
@@ -214,15 +181,9 @@ def test_the_page_finds_the_state_that_was_measured(javascript, figure, norm):
     for found, place in ((ten, 0), (most, -1)):
         stored = small[KIND[norm]][place][0]
         assert found[0]["std"] == pytest.approx(np.array(stored["std"]) / 100)
-        assert found[0]["counts"] == stored["counts"]
     assert none is None
     assert figure.data["others"] == OTHERS
 
 
 def test_nothing_was_measured(javascript):
     assert javascript("initialization", "m.after({}, 'wn', 10)") is None
-
-
-def test_corners(javascript):
-    found = javascript("initialization", "m.corners([4, 0], -1, 1)")
-    assert found == [[-1, 0], [-1, 4], [0, 4], [0, 0], [1, 0], [1, 0]]

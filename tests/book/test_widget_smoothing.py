@@ -1,4 +1,4 @@
-"""Smoothing: windows and readings under node, beside numpy's own fit; broken runs."""
+"""Smoothing: windows under node, beside numpy's own fit; broken runs."""
 
 import math
 import re
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import traitlets
 from figures import Smoothing
-from figures.plots import smooth
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
@@ -36,16 +35,6 @@ def test_the_polynomial_of_a_window(javascript, report, at, start, degree):
     moved[at] += 1
     shifted = np.polynomial.Legendre.fit(x, moved[start : start + 51], degree)
     assert found["weight"] == pytest.approx(shifted(at - start) - fit(at - start), abs=1e-8)
-
-
-def test_readings_are_those_of_the_record(javascript, report):
-    for run in report:
-        s, errors = run.summary(), run.column("test_error")
-        found = javascript("smoothing", "m.readings(v, 51, 3)", v=errors.tolist())
-        assert found["last"] == s.final_error
-        assert (found["lowest"], found["epoch"]) == (s.best_error, s.best_epoch)
-        assert found["mean"] == pytest.approx(s.last20_error)
-        assert found["smoothed"] == pytest.approx(smooth(errors, 51, 3)[-1], abs=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 7])

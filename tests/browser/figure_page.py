@@ -98,16 +98,14 @@ def drawn(page: Page) -> list[str]:
     return page.evaluate("() => wn.drawn()")
 
 
-def changed(page: Page, before: str, within: int = 0) -> bool:
-    """Whether the first figure has drawn something else, after so many milliseconds at most."""
+def changed(page: Page, before: str, frames: int = 2) -> bool:
+    """Whether the first figure draws something else in one of so many frames."""
     return page.evaluate(
-        """async ([before, within]) => {
-          const end = performance.now() + within;
-          do if ((await wn.drawn())[0] !== before) return true;
-          while (performance.now() < end);
+        """async ([before, frames]) => {
+          for (let n = 0; n < frames; n += 2) if ((await wn.drawn())[0] !== before) return true;
           return false;
         }""",
-        [before, within],
+        [before, frames],
     )
 
 
@@ -127,7 +125,7 @@ def by_keyboard(page: Page, control: Control) -> bool:
     before = drawn(page)[0]
     for key in keys:
         page.keyboard.press(key)
-        if changed(page, before, within=1000 if control.kind == "button" else 0):
+        if changed(page, before, frames=300 if control.kind == "button" else 2):
             return True
     return False
 
@@ -155,7 +153,7 @@ def by_mouse(page: Page, control: Control) -> bool:
         node.select_option(index=1)
     else:
         page.mouse.click(x, y)
-    return changed(page, before, within=1000 if control.kind == "button" else 0)
+    return changed(page, before, frames=300 if control.kind == "button" else 2)
 
 
 @dataclass

@@ -136,9 +136,11 @@ def test_it_runs_and_pauses(show: Show) -> None:
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_label("Steps taken")).not_to_have_value("0")
     page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
     at = page.get_by_label("Steps taken").input_value()
-    page.wait_for_timeout(400)
-    assert page.get_by_label("Steps taken").input_value() == at
+    for _ in range(15):
+        checks.redrawn(page)
+    expect(page.get_by_label("Steps taken")).to_have_value(at)
     page.get_by_role("button", name="Run").click()
     page.get_by_role("button", name="Reset").click()
     expect(page.get_by_role("button", name="Run")).to_be_visible()
@@ -215,7 +217,7 @@ def test_v_reaches_zero_by_keyboard(show: Show) -> None:
 def test_names_do_not_overlap(show: Show, width: int, state: dict) -> None:
     page = show(Geometry(**state))
     page.set_viewport_size({"width": width, "height": 900})
-    page.wait_for_timeout(200)
+    checks.redrawn(page)
     texts = page.locator("svg >> nth=0 >> text.strong")
     names = {name for text in texts.all_text_contents() for name in text.split(", ")}
     assert {"v", "w", "minimum"} <= names  # where v covers w, one label has both

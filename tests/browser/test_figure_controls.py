@@ -1,6 +1,6 @@
 """What holds for every figure: each control works by keyboard and by mouse, and can be reset."""
 
-from .figure_page import Control, Shown, by_keyboard, by_mouse, controls, drawn, locate
+from .figure_page import Control, Shown, by_keyboard, by_mouse, changed, controls, drawn, locate
 
 
 def test_every_control_is_a_stop_of_the_tab_key(light: Shown) -> None:
@@ -125,5 +125,5 @@ def test_reset_by_keyboard_and_mouse_stops_everything(light: Shown) -> None:
             if button.name != "Reset":
                 locate(page, button).click()
             press()
-            page.wait_for_timeout(500 if button.name != "Reset" else 0)
             assert drawn(page) == light.first, button
+            assert not changed(page, light.first[0], frames=40), button
