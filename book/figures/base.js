@@ -96,6 +96,12 @@ export function format(value, digits = 3) {
   return text.replaceAll("-", "−");
 }
 
+/** A tick of a logarithmic axis, powers of ten as such. */
+export function power(value) {
+  const digits = String(Math.round(Math.log10(value))).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+  return value && (value < 0.1 || value > 100) ? `10${digits}` : format(value);
+}
+
 /** Round numbers from low to high, about `count` of them; two at least, since one alone tells no scale. */
 export function ticks(low, high, count = 5) {
   const span = high - low;

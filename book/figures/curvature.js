@@ -1,4 +1,4 @@
-import { Axes, NORMS, format, h, s, widget } from "./base.js";
+import { Axes, NORMS, format, h, power, s, widget } from "./base.js";
 
 const STEPS = 60; // that are drawn
 const SIDE = 1.3; // the start stays so near to the minimum
@@ -142,13 +142,6 @@ function build(stage) {
     table.replaceChildren(...rows(runs));
     stage.say(runs.map((run) => `${run.look.name}: condition number ${format(run.condition)}, steps ${inSteps(run)}`).join("; "));
   };
-}
-
-/** Powers of ten as such. */
-function power(value) {
-  const exponent = Math.round(Math.log10(value));
-  const digits = String(exponent).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-  return value && (value < 0.1 || value > 100) ? `10${digits}` : format(value);
 }
 
 function contours(axes, kappa, angle, half) {

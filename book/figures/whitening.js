@@ -1,4 +1,4 @@
-import { Axes, NORMS, format, h, s, widget } from "./base.js";
+import { Axes, NORMS, format, h, power, s, widget } from "./base.js";
 
 /** The variance after whitening along directions of variance `seen` where the training images have `fitted`. */
 export const whitened = (seen, fitted, r) => seen / (fitted + r);
@@ -10,8 +10,6 @@ export function steps(edges, heights) {
     [edges[i + 1], v > 0 ? v : null],
   ]);
 }
-
-const power = (v) => (v > 0 ? `10${String(Math.round(Math.log10(v))).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)])}` : "0");
 
 function build(stage) {
   const data = stage.get("data");
