@@ -291,13 +291,13 @@ function corner(axes, { a, b }, origin) {
   axes.marks.append(s("path", { d, fill: "none", stroke: "currentColor", "stroke-width": 1.2 }));
 }
 
-/** Names beyond what they name, within the frame; where one would cover another, beside it. */
+/** Names beside the tips of what they name, within the frame, where none covers another. */
 function label(axes, named) {
   const { x0, x1, y0, y1 } = axes.box;
   const boxes = [];
   for (const { a, b, name } of named) {
     const width = 9 * name.length;
-    const places = [0, 1, -1, 2, -2, 3, -3, 4].map((k) => {
+    const places = [1, -1, 2, -2, 0, 3, -3, 4].map((k) => {
       const angle = Math.atan2(b[1] - a[1], b[0] - a[0]) + (k * Math.PI) / 4;
       const [x, y] = [b[0] + (14 + width / 2) * Math.cos(angle), b[1] + 20 * Math.sin(angle)];
       return [Math.max(x0 + width / 2 + 2, Math.min(x1 - width / 2 - 2, x)), Math.max(y1 + 10, Math.min(y0 - 10, y))];
