@@ -42,7 +42,8 @@ if hosted and not Path("../wnlib").exists():
         git = ["git", "clone", "-q", "--depth=1", "--branch=colab"]
         fetch(*git, url, book)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-color"]
-    fetch(*pip, "--no-deps", "anywidget", "psygnal", ".", cwd=book)
+    extra = ["anywidget", "psygnal", "pooch"]  # without what they need
+    fetch(*pip, "--no-deps", *extra, ".", cwd=book)
     if not (book / "book").exists():
         raise SystemExit(f"Delete the folder {book}, and run this again")
     os.chdir(book / "book")
