@@ -10,7 +10,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,7 +57,7 @@ def usual_steps(width, data, device, workers=2):
     """Steps as people usually write them: DataLoader, transforms, fp32,
     eager. One a `next`."""
     half = (0.5, 0.5, 0.5)
-    transform: Callable[[Any], torch.Tensor] = transforms.Compose(
+    transform: Any = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize(half, half)]
     )
     pixels = data.train_images.permute(0, 2, 3, 1).numpy()  # (N, 32, 32, 3)

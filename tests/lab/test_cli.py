@@ -55,6 +55,8 @@ def fails(capsys, *argv):
         (["train", "none", "--scale", "exp"], "exp is a scale of weight norm"),
         (["train", "none", "--device", "tpu"], "device is auto, cpu, cuda or mps, not 'tpu'"),
         (["train", "wn", "--device", ""], "device is auto, cpu, cuda or mps, not ''"),
+        (["train", "wn", "--late-beta1", "nan"], "nan is not from 0 to below 1"),
+        (["train", "wn", "--late-beta1", "half"], "half"),
         (["train", "wn", "--out", ""], "it is empty"),
         (["train", "wn", "--out", "~nobody-of-that-name/x"], "is in the home of nobody"),
         (["compare", "--out", " "], "it is empty"),
@@ -98,7 +100,7 @@ def test_train_opens_with_a_line_prints_and_records_each_epoch(capsys, tmp_path,
     opening, *lines = capsys.readouterr().out.splitlines()
     folder = tmp_path / "run"
     assert opening == (
-        f"the sample of 2,000 + 1,000 images, width 2, 2 epochs, cpu, "
+        f"the sample of 2,000 + 1,000 images, width 2, epochs 2, cpu, "
         f"{Run.load(folder).provenance['precision']}, in {folder}"
     )
     run = Run.load(folder)

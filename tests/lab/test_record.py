@@ -147,6 +147,7 @@ def test_every_truncation_of_the_json_is_found(saved):
     [
         ("recipe", None, "'NoneType' object is not iterable"),
         ("recipe", {"norm": "wn", "depth": 3}, "unexpected keyword argument 'depth'"),
+        ("recipe", {"norm": "wn", "a\nb\x1b[2J": 3}, "keyword argument 'a b?[2J'"),
         ("recipe", {"norm": "wn", "width": "24"}, "width is of type int, not '24'"),
         ("recipe", {"width": 24}, "missing 1 required positional argument: 'norm'"),
         ("recipe", {"norm": "layer"}, "'layer' is not a valid Norm"),

@@ -21,7 +21,7 @@ from wnlib.lab.grid import (
     speed_up_process,
     summary,
 )  # fmt: skip
-from wnlib.lab.records import NO_MEMORY, Run, RunError, out_of_memory, record_epochs
+from wnlib.lab.records import Run, RunError, memory_told, record_epochs
 from wnlib.layers import Norm
 from wnlib.training import State, autocast_type, find_device
 
@@ -51,21 +51,16 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         if isinstance(getattr(sys, stream), TextIOWrapper):  # every line can be printed
             getattr(sys, stream).reconfigure(errors="backslashreplace")
     try:
-        code = command()
-        sys.stdout.flush()
-        return code
+        with memory_told():
+            code = command()
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:  # the reader of our output left
         _null(1)
-        return 2
     except KeyboardInterrupt:
-        said = GOES_ON
+        print(f"{name}: {GOES_ON}", file=sys.stderr)
     except (DataError, RunError, ValueError, OSError) as error:
-        said = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        said = NO_MEMORY
-    print(f"{name}: {said}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
     return 2
 
 
@@ -81,32 +76,23 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m wnlib",
-        description="Train ConvPool-CNN-C on CIFAR-10, five ways.",
-        epilog=STATUS,
-    )
+    about = "Train ConvPool-CNN-C on CIFAR-10, five ways."
+    parser = Parser(prog="python -m wnlib", description=about, epilog=STATUS)
     commands = parser.add_subparsers(required=True, metavar="data | train | compare")
 
-    def add(command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        name = command.__name__.strip("_")
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Parser:
         sub = commands.add_parser(name, help=text, description=text, epilog=STATUS)
         sub.set_defaults(command=command)
         sub.add_argument("--full", action="store_true", help="all 60,000 images, not the sample")
         return sub
 
-    add(
-        _data,
-        "Load CIFAR-10 and check it; the full set is kept in $WNLIB_CACHE, or wnlib in the user's "
-        "cache folder.",
-    )
-    one = add(_train, "Train one configuration; a stopped run goes on.")
-    one.add_argument("norm", choices=[*map(str, Norm)], metavar=" | ".join(Norm), help=_labels())
-    many = add(
-        _compare,
-        "Train the five configurations, or a whole grid of runs, and say how they compare; a "
-        "stopped grid goes on. A LIST has commas.",
-    )
+    kept = "the full set is kept in $WNLIB_CACHE, or wnlib in the user's cache folder."
+    add("data", _data, f"Load CIFAR-10 and check it; {kept}")
+    one = add("train", _train, "Train one configuration; a stopped run goes on.")
+    labels = ", ".join(f"{norm}: {norm.label}" for norm in Norm)
+    one.add_argument("norm", choices=[*map(str, Norm)], metavar=" | ".join(Norm), help=labels)
+    text = "Train the five configurations, or a whole grid of runs, and say how they compare; "
+    many = add("compare", _compare, text + "a stopped grid goes on. A LIST has commas.")
     recipes, scales = ("paper", "report"), ("linear", "exp")
     one.add_argument("--recipe", choices=recipes, default="paper", help="default: paper")
     one.add_argument("--lr", type=float, help="default: the recipe's")
@@ -121,32 +107,20 @@ def _parser() -> Parser:
     ):
         many.add_argument(flag, type=kind, default=default, metavar="LIST", help=text)
     where = many.add_mutually_exclusive_group()
-    where.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1"
-    )
-    where.add_argument(
-        "--cluster",
-        type=_some,
-        metavar="tcp://HOST:PORT",
-        help="train on the workers of a Dask scheduler, which all see the folder --out",
-    )
+    text = "runs at a time, which share the cores; default: 1"
+    where.add_argument("--jobs", type=int, default=1, help=text)
+    text = "train on the workers of a Dask scheduler, which all see the folder --out"
+    where.add_argument("--cluster", type=_some, metavar="tcp://HOST:PORT", help=text)
+    late = "Adam's beta1 in the second half; default: the recipe's, but 0.9 on the sample"
     for sub in (one, many):
         sub.add_argument("--width", type=int, default=24, help="default: 24; the paper's: 96")
         sub.add_argument("--epochs", type=int, default=20, help="default: 20; the paper's: 200")
-        sub.add_argument(
-            "--late-beta1",
-            type=float,
-            help="Adam's beta1 in the second half; default: the recipe's, but 0.9 on the sample",
-        )
+        sub.add_argument("--late-beta1", type=_part, help=late)
         text = "default: named by the above, below runs"
         sub.add_argument("--out", type=folder_name, metavar="FOLDER", help=text)
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
         sub.add_argument("--compiled", action="store_true", help="let torch compile the network")
     return parser
-
-
-def _labels() -> str:
-    return ", ".join(f"{norm}: {norm.label}" for norm in Norm)
 
 
 def _data(arguments: argparse.Namespace) -> int:
@@ -165,14 +139,8 @@ def _load(arguments: argparse.Namespace) -> Cifar10:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    plan = _plans(
-        arguments,
-        norms=(Norm(arguments.norm),),
-        recipes=(arguments.recipe,),
-        lrs=(arguments.lr,),
-        scales=(arguments.scale,),
-        seeds=(arguments.seed,),
-    )[0]
+    axes = {f"{name}s": (getattr(arguments, name),) for name in ("recipe", "lr", "scale", "seed")}
+    [plan] = _plans(arguments, norms=(Norm(arguments.norm),), **axes)
     folder = arguments.out.absolute() if arguments.out else plan.folder
     _open(arguments, [plan], folder)
     data, bar = _load(arguments), sys.stderr.isatty()
@@ -228,7 +196,7 @@ def _open(arguments: argparse.Namespace, plans: Sequence[Plan], folder: Path) ->
         device = find_device(arguments.device)  # before a download that may take minutes
         where = f"{device}, {str(autocast_type(device)).removeprefix('torch.')}"
     print(
-        f"{_images(arguments)}, width {arguments.width}, {arguments.epochs} epochs, {where}, in "
+        f"{_images(arguments)}, width {arguments.width}, epochs {arguments.epochs}, {where}, in "
         f"{folder}",
         flush=True,
     )
@@ -242,6 +210,13 @@ def _some(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def _part(text: str) -> float:
+    """The type of an argument from 0 to 1, 1 left out."""
+    if not 0 <= (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
 
 
 def folder_name(text: str) -> Path:

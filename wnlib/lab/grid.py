@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
@@ -21,12 +21,11 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from wnlib.data import Cifar10, DataError, load_cifar10
+from wnlib.data import Cifar10, load_cifar10
 from wnlib.lab.records import Busy, Run, RunError, record_epochs
 from wnlib.layers import Norm
 from wnlib.training import Recipe, Row, State
 
-SEEN_WITHIN = 5.0  # seconds that a shared folder may take to show up
 LOOK = 3.0  # seconds between two looks at a cluster's workers
 
 
@@ -52,16 +51,8 @@ def plan_grid(
     holds whole comparisons.
 
     The folder is out/norm; each axis with several values puts a folder before that, in the order
-    recipe ("report"), learning rate ("lr0.003"), scale ("exp") and seed ("seed1").
-
-    Args:
-        out: the grid's folder.
-        recipes: "paper", "report".
-        lrs: learning rates; None for the recipe's own.
-        scales: "linear", "exp".
-        seeds: of all generators.
-        norms: configurations.
-        changes: what else of every recipe is changed: the width, the epochs.
+    recipe ("report"), learning rate ("lr0.003"; None is the recipe's own), scale ("exp") and seed
+    ("seed1"). The `changes`, as of the width and the epochs, are those of every recipe.
 
     Raises:
         ValueError: a value that no recipe can have, or nothing is left: exp takes weight norm.
@@ -100,8 +91,10 @@ def epoch_line(name: str, recipe: Recipe, row: Row) -> str:
     )
 
 
-def end_line(name: str, run: Run) -> str:
-    """One run that has ended."""
+def end_line(name: str, run: Run | Exception) -> str:
+    """One run that has ended, or failed."""
+    if isinstance(run, Exception):
+        return f"{name}: failed ({run}); the others go on"
     s = run.summary()
     return (
         f"{name}: {run.outcome}; test error {100 * s.final_error:.2f} %, best "
@@ -142,9 +135,8 @@ def share_of_threads(jobs: int) -> int:
 def speed_up_process() -> None:
     """Settings of this whole process that make a step faster; commands and their workers call it.
 
-    cuDNN tries its algorithms once. Under Linux, what a step frees is kept for the next one: by
-    default glibc gives blocks of some megabytes back and asks for them again, and every page is
-    then cleared anew, at width 96 a few percent of a step, at times a tenth.
+    glibc gives what a step frees back and asks for it again, each page cleared anew: at width 96 a
+    few percent of a step, at times a tenth.
     """
     torch.backends.cudnn.benchmark = True
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -163,21 +155,17 @@ def run_grid(
     compiled: bool = False,
     show: bool = False,
 ) -> dict[Plan, Run | Exception]:
-    """Train what is not yet trained; a plan whose record has ended is left as it is.
-
-    Workers load the sample and the full set themselves; other data are sent to them. A run that
-    fails does not stop the others. Ctrl-C does; the same call goes on.
+    """Train what is not yet trained. A run that fails does not stop the others; Ctrl-C does, and
+    the same call goes on.
 
     Args:
         plans: what to train.
-        data: on what.
+        data: on what; workers load the sample and the full set themselves, others are sent.
         jobs: processes of this machine, which share torch's threads; 1 trains in this process.
         cluster: address of a Dask scheduler ("tcp://host:8786") whose workers train instead; they
             must see the folders of the plans.
-        device: of each run, as `record_epochs` takes it.
-        compiled: likewise.
-        show: print a line on each run that ends, and show a bar at a terminal; elsewhere, a line
-            on each epoch.
+        device: of each run, as `record_epochs` takes it; likewise `compiled`.
+        show: print each run's end, and show a bar at a terminal; elsewhere print each epoch.
 
     Returns:
         For each plan, in their order, the recorded run, or why it failed.
@@ -189,59 +177,37 @@ def run_grid(
     """
     threads, alone = share_of_threads(jobs), jobs == 1 and not cluster
     results: dict[Plan, Run | Exception] = {}
-    for plan in plans:
-        run = _recorded(plan, data)
-        if run and run.state is not State.INTERRUPTED:
-            results[plan] = run
-    todo = [plan for plan in plans if plan not in results]
-    if not todo:
-        return {plan: results[plan] for plan in plans}
-    out = Path(os.path.commonpath([plan.folder.parent for plan in todo]))
+    out = Path(os.path.commonpath([plan.folder.parent for plan in plans]))
     given = data.name == "full" if data.name in ("full", "sample") else data
     terminal = sys.stderr.isatty()
     options = {"device": device, "compiled": compiled, "progress": show and alone and terminal}
-    head = None if cluster or alone else os.getpid()
-    shared = (out, given, None if cluster else threads, head, show and not terminal, options)
-    work = [delayed(_work)(i, plan, *shared) for i, plan in enumerate(todo)]
+    shared = (out, given, 0 if cluster or alone else threads, show and not terminal, options)
+    work = [delayed(_work)(i, plan, *shared) for i, plan in enumerate(plans)]
     where: AbstractContextManager[Any] = _on_cluster(cluster) if cluster else nullcontext()
     bar = tqdm(
-        total=len(plans), initial=len(results), unit="run", dynamic_ncols=True,
+        total=len(plans), unit="run", dynamic_ncols=True,
         disable=not show or alone or not terminal,
     )  # fmt: skip
     how: dict[str, Any] = {"return_as": "generator_unordered", "batch_size": 1}
     try:
         with bar, where:
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+            out.mkdir(parents=True, exist_ok=True)
             with _interrupts_held():
                 ended: Any = Parallel(jobs, **how)(work)
             for i, result in ended:
-                plan = todo[i]
-                results[plan] = result
+                results[plans[i]] = result
                 bar.update()
                 if show:
-                    failed = f"{plan.name}: failed ({result}); the others go on"
-                    line = end_line(plan.name, result) if isinstance(result, Run) else failed
-                    bar.write(line, file=sys.stdout)
+                    bar.write(end_line(plans[i].name, result), file=sys.stdout)
                     sys.stdout.flush()
     except BrokenExecutor:
         raise RunError(
             "a training process was killed (was there enough memory?); "
             "the same command goes on from the last whole epoch"
         ) from None
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
     return {plan: results[plan] for plan in plans}
-
-
-def _recorded(plan: Plan, data: Cifar10) -> Run | None:
-    """What there is of this very run; where there is another, `record_epochs` refuses it."""
-    try:
-        run = Run.load(plan.folder)
-    except RunError:
-        return None
-    same = run.recipe == plan.recipe and run.provenance.get("data", {}).get("digest") == data.digest
-    return run if same else None
 
 
 @contextmanager
@@ -308,62 +274,38 @@ _load = cache(load_cifar10)
 
 
 def _work(
-    index: int,
-    plan: Plan,
-    out: Path,
-    given: Cifar10 | bool,
-    threads: int | None,
-    head: int | None,
-    lines: bool,
-    options: dict[str, Any],
+    index: int, plan: Plan, out: Path, given: Cifar10 | bool, threads: int, lines: bool, how: Any
 ) -> tuple[int, Run | Exception]:
-    """Train one run, in a worker; which it was, and the run or why it failed."""
-    patience = time.monotonic() + SEEN_WITHIN
-    while not out.is_dir():
-        if time.monotonic() > patience:
-            raise RunError(
-                f"a worker on {socket.gethostname()} does not see {out}: "
-                "--out must be a folder that all workers share"
-            )
+    """Train one run, in a worker, of ours if it is told a number of threads; which run it was, and
+    its record or why it failed."""
+    for _ in range(50):  # a shared folder may take seconds to show up
+        if out.is_dir():
+            break
         time.sleep(0.1)
+    else:
+        raise RunError(
+            f"a worker on {socket.gethostname()} does not see {out}: "
+            "--out must be a folder that all workers share"
+        )
     if threads:
         torch.set_num_threads(threads)
-    if head:
         speed_up_process()
         # tqdm's own lock is one between processes: a killed one leaves a part to be warned of.
         tqdm.set_lock(threading.RLock())
-    data = _load(given) if isinstance(given, bool) else given
-    wanted, told = _wanted(head), False
+    parent = os.getppid()
+    data, told = _load(given) if isinstance(given, bool) else given, False
     while True:
         try:
-            for row in record_epochs(plan.recipe, data, plan.folder, **options):
+            for row in record_epochs(plan.recipe, data, plan.folder, **how):
                 if lines:
                     print(epoch_line(plan.name, plan.recipe, row), flush=True)
-                if not wanted():
-                    if head:
-                        os._exit(1)  # nobody is left to send work, or to be told
-                    return index, RunError("stopped; the same command goes on")
+                if threads and os.getppid() != parent:
+                    os._exit(1)  # the command was killed, and nobody is left to send work
             return index, Run.load(plan.folder)
-        except Busy:
+        except Busy:  # as when workers still have what a stopped command gave them
             if not told:
                 print(f"{plan.name}: another training is at work there; waiting", file=sys.stderr)
             told = True
             time.sleep(1)
-        except DataError:
-            raise  # no other run would fare better
         except Exception as error:
             return index, error
-
-
-def _wanted(head: int | None) -> Callable[[], bool]:
-    """Whether the command that has this run trained is there still; without it, it is stopped."""
-    if head:
-        return lambda: os.getppid() == head
-    if "distributed" in sys.modules:
-        from distributed import get_worker
-
-        with suppress(ValueError):  # this is no worker
-            worker = get_worker()
-            key, tasks = worker.get_current_task(), worker.state.tasks
-            return lambda: key in tasks and tasks[key].state == "executing"
-    return lambda: True

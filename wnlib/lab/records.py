@@ -172,7 +172,7 @@ class Run:
             if type(wall) not in (int, float) or not 0 <= wall < math.inf:
                 raise ValueError(f"wall_seconds is a number from 0 up, not {short(wall)}")
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} is damaged: {error}") from None
+            raise RunError(f"{path} is damaged: {one_line(error)}") from None
         run.rows, run.provenance = _rows(Path(folder) / "history.csv"), content
         epochs, whole = len(run.rows), run.recipe.epochs
         for run.state in _possible(epochs, whole):
@@ -181,6 +181,12 @@ class Run:
         raise RunError(
             f"{path} says {short(outcome)}, but history.csv has {epochs} of {whole} epochs"
         )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, whoever wrote what it quotes: a line that a terminal can show."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]
 
 
 def _possible(epochs: int, whole: int) -> list[State]:
@@ -297,11 +303,8 @@ def record_epochs(
     over from an earlier one, as when a notebook's cell is stopped and run again.
 
     Args:
-        recipe: what to train, and how.
-        data: on what.
+        recipe: what to train, on `data`, on a `device`, `compiled` or not, as `Training` has it.
         folder: of the run; made where it is missing.
-        device: "auto", "cpu", "cuda" or "mps"; "auto" takes a GPU if there is one.
-        compiled: let torch compile the network.
         progress: show a bar on standard error.
         keep: a second folder, on a slow or precious disk: the run is copied to it every ten minutes
             and in the end, and comes back from it where the first one is behind or gone.
@@ -314,35 +317,31 @@ def record_epochs(
     """
     # Here, not at the first epoch: whoever changes folder meanwhile means the one of now.
     here, copy = Path(folder).absolute(), Path(keep).absolute() if keep else None
-    return _rows_of(recipe, data, here, device, compiled, progress, copy)
+    how = {"device": device, "compiled": compiled}
+    return _rows_of(recipe, data, here, copy, progress, **how)
 
 
 def _rows_of(
-    recipe: Recipe,
-    data: Cifar10,
-    folder: Path,
-    device: str,
-    compiled: bool,
-    progress: bool,
-    keep: Path | None,
+    recipe: Recipe, data: Cifar10, folder: Path, keep: Path | None, progress: bool, **how: Any
 ) -> Generator[Row, None, None]:
     run = _recorded(folder, recipe, data)
-    with ExitStack() as stack:
-        if run.state is State.INTERRUPTED or keep:
-            stack.enter_context(_memory_told())
-            training = Training(recipe, data, device, compiled)  # what fails here leaves no folder
-            ours = stack.enter_context(_alone(folder))
-            if keep and len(_recorded(keep, recipe, data).rows) > len(run.rows):
-                _copy(keep, folder)
-            run = _recorded(folder, recipe, data)  # until now another process may have trained
-            if run.state is State.INTERRUPTED:
-                restore(folder, run, training)
-            if keep:
-                stack.callback(_copy_if_possible, folder, keep)
+    if run.state is not State.INTERRUPTED and not keep:
+        yield from run.rows
+        return
+    with memory_told(), ExitStack() as stack:
+        training = Training(recipe, data, **how)  # what fails here leaves no folder
+        ours = stack.enter_context(_alone(folder))
+        if keep and len(_recorded(keep, recipe, data).rows) > len(run.rows):
+            _copy(keep, folder)
+        run = _recorded(folder, recipe, data)  # until now another process may have trained
+        if run.state is State.INTERRUPTED:
+            restore(folder, run, training)
+        if keep:
+            stack.callback(_copy_if_possible, folder, keep)
         yield from list(run.rows)
         if run.state is not State.INTERRUPTED:
             return
-        run.provenance |= provenance(data, training.device) | {"compiled": compiled}
+        run.provenance |= provenance(data, training.device) | {"compiled": how["compiled"]}
         steps, copied = len(data.train_images) // recipe.batch_size, time.monotonic()
         bar = tqdm(
             desc=recipe.norm.label,
@@ -380,19 +379,14 @@ def _next(rows: Iterator[Row], device: torch.device) -> Row | None:
         return next(rows, None)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error means: torch has a class for it on a GPU, none on a CPU."""
-    said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
-    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None
-
-
 @contextmanager
-def _memory_told() -> Iterator[None]:
-    """A lack of memory is one line, whatever torch has for it."""
+def memory_told() -> Iterator[None]:
+    """A lack of memory is one line: torch has a class for it on a GPU, and only words on a CPU."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        said = r"out of memory|not enough memory|an't allocate memory|annot allocate memory"
+        if not isinstance(error, MemoryError) and not re.search(said, str(error)):
             raise
         raise RunError(NO_MEMORY) from None
 
@@ -408,9 +402,8 @@ def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
         Busy: another process does.
         RunError: the folder cannot be written.
     """
-    me, new_lock = object(), False
+    me, new_lock, path = object(), False, Path(os.path.realpath(folder)) / "lock"
     try:
-        path = folder.resolve() / "lock"
         new_folder = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         new_lock = not path.exists()
@@ -470,16 +463,15 @@ def provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
 @cache
 def _commit(package: Path = Path(wnlib.__file__).parent) -> str | None:
     """The last commit that changed wnlib, with -dirty if it was changed since; None without git."""
-    git = ["git", "-C", str(package)]
-    try:
-        log = subprocess.run(
-            [*git, "log", "-1", "--format=%h", "--", "."], capture_output=True, text=True
-        )
-        dirty = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], capture_output=True)
-    except OSError:
-        return None
-    commit = log.stdout.strip()
-    return commit + "-dirty" * bool(dirty.returncode) if commit else None
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(package), *words, "--", "."]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    with suppress(OSError):
+        if commit := git("log", "-1", "--format=%h").stdout.strip():
+            return commit + "-dirty" * bool(git("diff", "--quiet", "HEAD").returncode)
+    return None
 
 
 def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run:
