@@ -18,14 +18,6 @@ except KeyboardInterrupt:
     raise SystemExit(2) from None
 
 __all__ = [
-    "ConvPoolCNNC",
-    "MeanOnlyBatchNorm",
-    "Norm",
-    "Recipe",
-    "Training",
-    "data_dependent_init_",
-    "epochs",
-    "load_cifar10",
-    "train",
-    "weight_norm",
-]
+    "ConvPoolCNNC", "MeanOnlyBatchNorm", "Norm", "Recipe", "Training", "data_dependent_init_",
+    "epochs", "load_cifar10", "train", "weight_norm",
+]  # fmt: skip

@@ -38,12 +38,9 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cifar10:
-    """Images and labels in memory, 50,000 + 10,000, or 2,000 + 1,000 in the sample.
+    """Images and labels in memory; two are equal if their digests are."""
 
-    Two are equal if their digests are.
-    """
-
-    name: str  #: "full" or "sample"
+    name: str  #: "full" (50,000 + 10,000 images) or "sample" (2,000 + 1,000)
     train_images: Tensor = field(compare=False)  #: uint8 (N, 3, 32, 32)
     train_labels: Tensor = field(compare=False)  #: int64 (N,), an index into `CLASSES`
     test_images: Tensor = field(compare=False)  #: uint8 (M, 3, 32, 32)
@@ -51,9 +48,8 @@ class Cifar10:
     digest: str  #: md5 over the md5 sums of the parts, in their order
 
     def __repr__(self) -> str:
-        return (
-            f"Cifar10({self.name}: {len(self.train_labels):,} + {len(self.test_labels):,} images)"
-        )
+        train, test = len(self.train_labels), len(self.test_labels)
+        return f"Cifar10({self.name}: {train:,} + {test:,} images)"
 
 
 def cache_dir() -> Path:
@@ -66,27 +62,31 @@ def cache_dir() -> Path:
 
 
 def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10:
-    """CIFAR-10, used only after each part was found to have its known md5 sum.
+    """The sample of CIFAR-10, or all of it from `cache`, by default `cache_dir()`.
 
-    Args:
-        full: all 60,000 images instead of the sample's 2,000 + 1,000.
-        cache: where `wnlib.lab.fetch_cifar10` put the full set; `cache_dir()` by default.
-
-    Raises:
-        DataError: a part of the full set is missing, cannot be read, or is damaged.
+    Each part is used only after its md5 sum was found to be the known one; DataError says which
+    is missing, cannot be read, or is damaged. `wnlib.lab.fetch_cifar10` fills the cache.
     """
-    if not full:
-        parts = {f"the sample's {part} part": _from_tiles(part) for part in SAMPLE_MD5}
-        return _assemble("sample", parts, [*SAMPLE_MD5.values()])
-    root = cache_dir() if cache is None else Path(cache).expanduser()
-    try:
-        blobs = {name: (root / name).read_bytes() for name in MD5}
-    except OSError as error:
-        raise DataError(
-            f"CIFAR-10 is not in {root} ({error.strerror or error}); "
-            "fetch it with: python -m wnlib data --full"
-        ) from None
-    return _assemble("full", blobs, [*MD5.values()])
+    if full:
+        root = cache_dir() if cache is None else Path(cache).expanduser()
+        try:
+            parts = [(name, (root / name).read_bytes(), md5) for name, md5 in MD5.items()]
+        except OSError as error:
+            raise DataError(
+                f"CIFAR-10 is not in {root} ({error.strerror or error}); "
+                "fetch it with: python -m wnlib data --full"
+            ) from None
+    else:
+        parts = [(f"the sample's {p} part", _from_tiles(p), md5) for p, md5 in SAMPLE_MD5.items()]
+    images, labels = [], []
+    for name, blob, md5 in parts:
+        check_md5(name, blob, md5)
+        table = torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(-1, 3073).copy())
+        images.append(table[:, 1:].reshape(-1, 3, 32, 32).contiguous())
+        labels.append(table[:, 0].long())
+    digest = hashlib.md5("".join(md5 for _, _, md5 in parts).encode()).hexdigest()
+    train = torch.cat(images[:-1]), torch.cat(labels[:-1])  # the last part is the test set
+    return Cifar10("full" if full else "sample", *train, images[-1], labels[-1], digest)
 
 
 def check_md5(name: str, blob: bytes, md5: str) -> None:
@@ -94,19 +94,6 @@ def check_md5(name: str, blob: bytes, md5: str) -> None:
     found = hashlib.md5(blob).hexdigest()
     if found != md5:
         raise DataError(f"{name} has md5 {found}, not {md5}: incomplete or altered")
-
-
-def _assemble(name: str, blobs: dict[str, bytes], sums: list[str]) -> Cifar10:
-    """From parts in the binary layout, of which the last is the test set."""
-    images, labels = [], []
-    for (part, blob), md5 in zip(blobs.items(), sums, strict=True):
-        check_md5(part, blob, md5)
-        table = torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(-1, 3073).copy())
-        images.append(table[:, 1:].reshape(-1, 3, 32, 32).contiguous())
-        labels.append(table[:, 0].long())
-    digest = hashlib.md5("".join(sums).encode()).hexdigest()
-    train = torch.cat(images[:-1]), torch.cat(labels[:-1])
-    return Cifar10(name, *train, images[-1], labels[-1], digest)
 
 
 def _from_tiles(part: str) -> bytes:

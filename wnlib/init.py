@@ -1,7 +1,4 @@
-"""Data-dependent initialization: one minibatch sets the scale and the offset of every layer.
-
-Equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/1602.07868.
-"""
+"""Data-dependent initialization: one minibatch sets the scale and the offset of every layer."""
 
 import warnings
 from collections.abc import Mapping
@@ -22,26 +19,25 @@ from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Units, WeightNorm
 def data_dependent_init_(
     model: nn.Module, images: Tensor, init_scale: float | Mapping[str, float] = 1.0
 ) -> None:
-    """Set g and b so that pre-activations start with mean 0 and variance 1 (eq. 6).
+    """Set g and b so that pre-activations start with mean 0 and variance 1 (the paper's eq. 6).
 
     In one pass, with noise and dropout as in training, each linear or convolutional layer divides
     its g (or, without one, its weight) by σ[t] and sets its bias, if it has one, to −μ[t]/σ[t].
     If its next sibling is mean-only BN, that takes over the centering: both biases start at zero.
     If it is batch norm, the layer is left as it is, γ = 1, β = 0. Running statistics are those of
     the minibatch. A second pass, with the same noise, checks it all. Neither is under autocast.
+    A warning names the layers that the images do not reach and that are left as they are.
 
     Args:
-        model: of these layers, and any other modules between them. A warning names the layers that
-            do not run on the images: they are left as they are.
-        images: what the model takes, (N, …), N ≥ 2. The paper's released code uses 500 images.
+        model: of these layers, and any other modules between them.
+        images: what the model takes, (N, …), N ≥ 2. The paper's released code uses 500.
         init_scale: the standard deviation to start with, the paper's 1 by default; or, by name, of
             some layers. Residual branches do better with less.
 
     Raises:
-        ValueError: fewer than two images, or not finite; a channel that is constant on them; a name
-            that no layer has; a layer that has no shape yet, is used twice, does not come out as
-            asked, or whose norm takes something else. The model is left as it was.
-        TypeError: a weight with a parametrization other than one g per output unit.
+        ValueError: images or `init_scale` will not do; a channel is constant; a layer has no shape
+            yet, is used twice, or does not come out as asked. The model is left as it was.
+        TypeError: a weight has a parametrization other than one g per output unit.
     """
     if len(images) < 2:
         raise ValueError(f"data-dependent initialization takes 2 images or more, not {len(images)}")
@@ -98,12 +94,9 @@ def data_dependent_init_(
 class Visit:
     """What happens to one layer: the first pass sets it by its output, the second checks it."""
 
-    checking: bool  # whether this is the second pass
-    runs: int  # of the layer, in this pass
-    followed: bool  # whether the norm took what the layer put out
-
     def __init__(self, name: str, layer: Any, norm: _BatchNorm | None, sigma: float) -> None:
         self.name, self.layer, self.norm, self.sigma = name, layer, norm, sigma
+        self.checking, self.runs, self.followed = False, 0, False  # by the norm, in this pass
         self.g, self.log = scale_of(layer, name)
 
     def before_norm(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -134,12 +127,9 @@ class Visit:
             return t
         std /= self.sigma
         if self.checking:
-            off = (std - 1).abs().max().item()
-            if layer.bias is not None and not mean_only:
-                off = max(off, (mean / self.sigma).abs().max().item())
-            if off < (
-                0.1 if t.dtype.itemsize == 2 else 0.01
-            ):  # in half precision g and b are coarse
+            centered = layer.bias is not None and not mean_only
+            off = torch.maximum((std - 1).abs(), (mean / self.sigma).abs() * centered).max().item()
+            if off < (0.1 if t.dtype.itemsize == 2 else 0.01):  # half precision is coarse
                 return t
             raise ValueError(
                 f"{self.name}: mean and deviation of its outputs are {off:.2g} off after "
@@ -149,10 +139,9 @@ class Visit:
         self.g.copy_(self.g - units.log() if self.log else self.g / units)
         if layer.bias is None:
             return t.div_(std)
-        if mean_only:  # it will center: only what the bias added goes
+        if mean_only:  # it will center: only what the bias added goes, and the bias comes out zero
             mean.copy_(layer.bias.view(mean.shape))
-        start = (layer.bias - mean.flatten()) / std.flatten()
-        layer.bias.copy_(torch.zeros_like(start) if mean_only else start)
+        layer.bias.copy_((layer.bias - mean.flatten()) / std.flatten())
         return t.sub_(mean).div_(std)
 
 

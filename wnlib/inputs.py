@@ -35,10 +35,7 @@ class ZCA:
 
     @classmethod
     def fit(cls, x: Tensor, regularization: float = 1e-5) -> "ZCA":
-        """From images (N, …), N ≥ 2, flattened to (N, D).
-
-        In fp64: in fp32 the smallest variances of CIFAR-10 are off by up to 2 %.
-        """
+        """From images (N, …), N ≥ 2; in fp64, since fp32 has the least variances 2 % off."""
         sums = [part.flatten(1).sum(0, dtype=torch.float64) for part in x.split(PART)]
         mean = torch.stack(sums).sum(0) / len(x)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
@@ -51,11 +48,10 @@ class ZCA:
 
     @classmethod
     def of(cls, data: Cifar10, regularization: float | None = None) -> "ZCA":
-        """The whitening of a data set's training images, scaled by `symmetric`.
+        """That of a data set's training images, scaled by `symmetric`; the last is remembered.
 
-        It takes seconds; the last is remembered. The regularization is 1e-5 by default, as in the
-        paper's released code, and 1e-2 where fewer than 3,072 images leave out directions: at 1e-5
-        the test images of the sample would have five times their due size in those.
+        By default r is 1e-5, as in the paper's released code, or 1e-2 where fewer than 3,072 images
+        leave out directions: in those the sample's test images would be five times too large.
         """
         if regularization is None:
             regularization = 1e-2 if len(data.train_images) < 3072 else 1e-5
@@ -77,7 +73,7 @@ class ZCA:
 
     @torch.autocast("cpu", enabled=False)
     def unwhiten(self, images: Tensor) -> Tensor:
-        """The inverse of `whiten`; (N, …) to the same shape."""
+        """The inverse of `whiten`."""
         return (images.flatten(1) @ self.matrix(0.5) + self.mean).view(images.shape)
 
 
@@ -86,21 +82,14 @@ def _fitted(data: Cifar10) -> ZCA:
     return ZCA.fit(symmetric(data.train_images))
 
 
-def prepare(data: Cifar10, inputs: Inputs, zca: ZCA | None = None) -> tuple[Tensor, Tensor]:
-    """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last.
-
-    Args:
-        data: the images.
-        inputs: how they are scaled; "zca" is symmetric, then whitened.
-        zca: the whitening, if it is at hand; `ZCA.of(data)` by default.
-    """
+def prepare(data: Cifar10, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last."""
     scale = unit if inputs == "unit" else symmetric
-    if inputs == "zca":
-        zca = zca or ZCA.of(data)
+    zca = ZCA.of(data) if inputs == "zca" else None
     prepared = []
     for images in (data.train_images, data.test_images):
         x = torch.empty(images.shape, memory_format=torch.channels_last)
         for part, there in zip(images.split(PART), x.split(PART), strict=True):
-            there.copy_(zca.whiten(scale(part)) if zca and inputs == "zca" else scale(part))
+            there.copy_(zca.whiten(scale(part)) if zca else scale(part))
         prepared.append(x)
     return prepared[0], prepared[1]

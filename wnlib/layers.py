@@ -40,10 +40,7 @@ class Norm(StrEnum):
 
 
 class Units(nn.Module):
-    """The output units of a layer's weight, each a vector with a length and a factor of its own.
-
-    They lie along dimension 0; those of a transposed convolution along 1, its groups along 0.
-    """
+    """The output units of a weight: along dimension 0, or 1 if transposed, its groups along 0."""
 
     def __init__(self, layer: nn.Module, name: str = "weight") -> None:
         super().__init__()
@@ -91,17 +88,16 @@ class WeightNorm(Units):
 
 
 class FrozenScale(Units):
-    """w = g W as a parametrization: one g per output unit, set by initialization, not trained.
+    """w = g W, as with "plain" in the paper's released code: g is set by initialization alone.
 
-    So it is with "plain" in the paper's released code: Adam, whose steps have the length of its
-    rate, moves w by g times that.
+    Adam, whose steps have the length of its rate, moves w by g times that.
     """
 
     g: Tensor
 
-    def __init__(self, layer: nn.Module, name: str = "weight") -> None:
-        super().__init__(layer, name)
-        self.register_buffer("g", torch.ones_like(self.norm(getattr(layer, name).detach())))
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.register_buffer("g", torch.ones_like(self.norm(layer.weight.detach())))
 
     def reset_parameters(self) -> None:
         self.g.fill_(1)
@@ -109,27 +105,20 @@ class FrozenScale(Units):
     def forward(self, w: Tensor) -> Tensor:
         return self.times(w, self.g)
 
-    def right_inverse(self, w: Tensor) -> Tensor:
-        return self.times(w, 1 / self.g)
-
 
 def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -> Module:
-    """Write a weight of a layer as w = g v / ‖v‖, one g per output unit (eq. 2).
+    """Write a weight of a layer as w = g v / ‖v‖, one g per output unit (eq. 2), and return it.
 
     A parametrization of `torch.nn.utils.parametrize`: its parameters are
     ``parametrizations.<name>.original0`` (g, shaped to broadcast) and ``original1`` (v, shaped as
-    the weight). The layer computes what it computed before; where v is zero, w is zero and the
-    gradients are finite. The norm is taken in fp32 or wider; w has v's type and memory format.
+    the weight); with `scale` "exp" it is s that is learned, g = exp(s) (Section 2). The layer
+    computes what it computed before; where v is zero, w is zero and the gradients are finite. The
+    norm is taken in fp32 or wider; w has v's type and memory format. Of a layer with several
+    weights, as an LSTM, each takes a call.
 
-    To set the weight, assign to it (``layer.weight = w``) or call ``layer.reset_parameters()``.
-    What changes ``layer.weight`` in place, as ``nn.init`` does, changes a copy. Checkpoints of
-    torch's `parametrizations.weight_norm` and of its older hook (``weight_g``, ``weight_v``) load
-    here, and ours there; one that holds s does not load where g is learned, nor the reverse.
-
-    Args:
-        module: any layer of torch that has weights, an LSTM or a MultiheadAttention, too.
-        name: of the weight; a module with several takes a call for each. It is returned.
-        scale: "linear" learns g; "exp" learns s with g = exp(s) (Section 2).
+    To set the weight, assign to it (``layer.weight = w``) or call ``layer.reset_parameters()``;
+    in place, as by ``nn.init``, one changes a copy. Checkpoints of torch's own weight norms load
+    here, and ours there; where s is learned none that holds g does, nor the reverse.
 
     Raises:
         ValueError: the weight is parametrized already, or `scale` is neither.
@@ -148,39 +137,33 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
         raise TypeError(f"{kind} has no {name} in floating point and two or more dimensions")
     parametrize.register_parametrization(module, name, WeightNorm(module, name, scale))
     module.register_load_state_dict_pre_hook(_adopt)
-    layer: Any = module
-    if hasattr(layer, "reset_parameters"):
-        layer.reset_parameters = partial(_reset_parameters, layer)
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters = partial(_reset_parameters, module)  # pyright: ignore
     return module
 
 
 def _adopt(layer: Any, state: dict[str, Any], prefix: str, *others: Any) -> None:
     """Before a state is loaded: g and v of torch's forms become ours; g and s are told apart."""
     for name, steps in getattr(layer, "parametrizations", {}).items():  # none once removed
-        form, key, old = steps[0], f"{prefix}parametrizations.{name}", f"{prefix}{name}"
+        form, old, new = steps[0], f"{prefix}{name}", f"{prefix}parametrizations.{name}"
         if not isinstance(form, WeightNorm):
             continue
+        at_g, at_v, mark = f"{new}.original0", f"{new}.original1", f"{new}.0.exponential"
         if older := f"{old}_g" in state and f"{old}_v" in state:
-            state[f"{key}.original0"] = state.pop(f"{old}_g")
-            state[f"{key}.original1"] = state.pop(f"{old}_v")
-        g, v = state.get(f"{key}.original0"), state.get(f"{key}.original1")
-        if (
-            not isinstance(g, Tensor)
-            or not isinstance(v, Tensor)
-            or v.shape != steps.original1.shape
-        ):
+            state[at_g], state[at_v] = state.pop(f"{old}_g"), state.pop(f"{old}_v")
+        g, v, shape = state.get(at_g), state.get(at_v), steps.original1.shape
+        if not (isinstance(g, Tensor) and isinstance(v, Tensor) and v.shape == shape):
             continue  # torch says what is wrong
         if older and form.exp:
-            state[f"{key}.0.exponential"] = form.exponential
-        elif (f"{key}.0.exponential" in state) != form.exp:
+            state[mark] = form.exponential
+        elif (mark in state) != form.exp:
             theirs, ours = ("g", "s = log g") if form.exp else ("s = log g", "g")
-            others[-1].append(f"{key}.original0 is {theirs}, where this layer learns {ours}")
+            others[-1].append(f"{at_g} is {theirs}, where this layer learns {ours}")
         if g.ndim == v.ndim and (g.shape != form.norm(v).shape or (older and form.exp)):
             dims = [d for d in range(v.ndim) if g.shape[d] == 1]
             norm = torch.linalg.vector_norm(v, dim=dims, keepdim=True)
             if g.shape == norm.shape:  # one g per input unit, or none of the sizes is right
-                w = v * (g / (norm + (norm == 0)))
-                state[f"{key}.original0"], state[f"{key}.original1"] = form.right_inverse(w)
+                state[at_g], state[at_v] = form.right_inverse(v * (g / (norm + (norm == 0))))
 
 
 def _reset_parameters(layer: Any) -> None:
@@ -198,22 +181,16 @@ class MeanOnlyBatchNorm(_BatchNorm):
     Batch norm computes γ (t − μ) / √(σ² + ε) + b. With ε = 2⁶⁰ and γ = √ε = 2³⁰ the factor of t − μ
     is 1 to rounding, and the gradient that of eq. 8, ∇_t L = ∇_t̃ L − μ[∇_t̃ L]: so torch's own batch
     norm does the work. In evaluation a running mean takes the place of μ. From (N, C) or (N, C, …)
-    to the same shape and type; errors are those of `nn.BatchNorm2d`.
-
-    Args:
-        num_features: the number of channels C.
-        momentum: of the running mean, as in `nn.BatchNorm2d`: the paper's decay of 0.9 is 0.1 here.
-        device, dtype: of its tensors.
+    to the same shape and type; momentum and errors are those of `nn.BatchNorm2d`. The paper's decay
+    of 0.9 is a momentum of 0.1 here.
     """
 
     running_mean: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     num_batches_tracked: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     __jit_unused_properties__ = ("weight",)
 
-    def __init__(
-        self, num_features: int, momentum: float | None = 0.1, device: Any = None, dtype: Any = None
-    ) -> None:
-        super().__init__(num_features, 0, momentum, affine=False, device=device, dtype=dtype)
+    def __init__(self, num_features: int, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, 0, momentum, affine=False)
         del self._parameters["weight"]  # γ is not learned
         self.affine, self.bias = True, nn.Parameter(torch.zeros_like(self.running_mean))  # (C,)
         self.register_buffer("running_var", self.running_var, persistent=False)  # stays at 1

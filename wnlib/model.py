@@ -18,24 +18,14 @@ class GaussianNoise(nn.Module):
         super().__init__()
         self.sigma = sigma
 
-    def draw(self, x: Tensor) -> Tensor:
-        """As many numbers as x has, flat, of mean 0 and standard deviation 1."""
-        return torch.randn([x.numel()], dtype=x.dtype, device=x.device)
-
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.sigma):
             return x
-        return torch.add(x, shaped(self.draw(x), x), alpha=self.sigma)
+        drawn = torch.randn([x.numel()], dtype=x.dtype, device=x.device)
+        return torch.add(x, shaped(drawn, x), alpha=self.sigma)
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
-
-
-class UniformNoise(GaussianNoise):
-    """Adds U(−√3 sigma, √3 sigma) in training: mean 0 and standard deviation sigma. Any shape."""
-
-    def draw(self, x: Tensor) -> Tensor:
-        return (2 * torch.rand([x.numel()], dtype=x.dtype, device=x.device) - 1) * 3**0.5
 
 
 class Dropout(nn.Dropout):
@@ -71,29 +61,19 @@ class GlobalAvgPool(nn.Module):
 def block(
     layer: nn.Conv2d | nn.Linear,
     norm: Norm,
-    *,
     act: bool = True,
-    slope: float = 0.1,
     bn_eps: float = 1e-6,
     scale: Scale = "linear",
     plain: Plain = "divided",
 ) -> nn.Sequential:
-    """One layer in one of the five configurations: layer, normalization, leaky ReLU.
+    """A fresh layer in one of the five configurations, then leaky ReLU, if it is to act.
 
-    The weights start as N(0, 0.05²), biases at zero (Section 3).
-
-    Args:
-        layer: fresh; where a normalization centers, that has the bias.
-        norm: the configuration.
-        act: whether the leaky ReLU follows, which has `slope` below zero.
-        bn_eps: added to batch norm's variance.
-        scale: weight norm's, see `weight_norm`.
-        plain: what initialization sets without it: the weight, or a `FrozenScale` beside it.
+    Weights start as N(0, 0.05²) and biases at zero (Section 3); where a normalization centers, that
+    has the bias. Without weight norm, `plain` says what initialization sets, see `Recipe`.
     """
     units = len(nn.init.normal_(layer.weight, std=0.05))
     centered = norm.mean_only or norm is Norm.BN
-    bias = None if centered else nn.Parameter(layer.weight.new_zeros(units))
-    layer.register_parameter("bias", bias)
+    layer.register_parameter("bias", None if centered else nn.Parameter(torch.zeros(units)))
     parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer)
     if norm.weight_normalized:
         weight_norm(layer, scale=scale)
@@ -105,34 +85,27 @@ def block(
         batch_norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         parts["norm"] = batch_norm(units, eps=bn_eps)  # torch's momentum 0.1 is a decay of 0.9
     if act:
-        parts["act"] = nn.LeakyReLU(slope, inplace=True)
+        parts["act"] = nn.LeakyReLU(0.1, inplace=True)
     return nn.Sequential(parts)
 
 
 class ConvPoolCNNC(nn.Sequential):
     """ConvPool-CNN-C as the paper changed it (Section 5.1) and the report drew it (Section 6.J).
 
-    From images (N, 3, 32, 32) to logits (N, classes); every layer is normalized in the same way.
+    From images (N, 3, 32, 32) to logits (N, 10); every layer is normalized in the same way.
 
     Args:
         norm: one of the five configurations, as `Norm` or its value.
         width: channels of the first three layers; the later ones have twice as many.
-        noise: on the input, in training; `GaussianNoise` by default, any module.
+        noise: any module, for the input; `GaussianNoise` by default.
         dropout: the probability with which a unit is dropped after each pooling.
-        classes: the number of outputs.
-        options: slope, bn_eps, scale and plain, as in `block`.
+        options: bn_eps (added to batch norm's variance), scale and plain, as in `Recipe`.
     """
 
     def __init__(
-        self,
-        norm: Norm | str = Norm.WN,
-        width: int = 96,
-        *,
-        noise: nn.Module | None = None,
-        dropout: float = 0.5,
-        classes: int = 10,
-        **options: Any,
-    ) -> None:
+        self, norm: Norm | str = Norm.WN, width: int = 96, *,
+        noise: nn.Module | None = None, dropout: float = 0.5, **options: Any,
+    ) -> None:  # fmt: skip
         norm, w = Norm(norm), width
 
         def conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> nn.Sequential:
@@ -155,7 +128,7 @@ class ConvPoolCNNC(nn.Sequential):
                 conv8=conv(2 * w, 2 * w, 1),
                 conv9=conv(2 * w, 2 * w, 1),
                 gap=GlobalAvgPool(),  # (N, 2w)
-                dense=block(nn.Linear(2 * w, classes), norm, act=False, **options),
+                dense=block(nn.Linear(2 * w, 10), norm, act=False, **options),
             )
         )
         self.norm = norm

@@ -1,7 +1,7 @@
 """A training run: the recipe that defines it, one step, one loop, one state, on any device.
 
-Precision: autocast to bf16 where the hardware has it, to fp16 with a gradient scaler on older GPUs;
-weights, statistics of normalization, loss and optimizer in fp32; no autocast elsewhere.
+Convolutions run in bf16 where the hardware has it, in fp16 with a gradient scaler on older GPUs;
+weights, the normalizations' statistics, loss and optimizer are in fp32.
 """
 
 import dataclasses
@@ -11,22 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from wnlib.data import Cifar10
 from wnlib.init import data_dependent_init_, generators
-from wnlib.inputs import ZCA, Inputs, prepare
+from wnlib.inputs import Inputs, prepare
 from wnlib.layers import Norm, Plain, Scale
-from wnlib.model import ConvPoolCNNC, GaussianNoise, UniformNoise
+from wnlib.model import ConvPoolCNNC, GaussianNoise
 
-# Ten times the cross-entropy of guessing among ten classes, ln 10: no network comes back from it.
-DIVERGED = 10 * math.log(10)
+DIVERGED = 10 * math.log(10)  # ten times the loss of guessing: no network comes back from it
 LEAST_SCALE = 1e-4  # fp16's scaler, at 65,536 first, is halved for each step that overflows
 
 
@@ -34,9 +33,8 @@ LEAST_SCALE = 1e-4  # fp16's scaler, at 65,536 first, is halved for each step th
 class Recipe:
     """One training run. `Recipe.paper` and `Recipe.report` fill it in as their sources have it.
 
-    The defaults are the paper's: Section 5.1, or its released code (github.com/openai/weightnorm,
-    folder lasagne) where that says more than the text. In parentheses: the section, or "code".
-    A value that no run can have is a ValueError.
+    The defaults are the paper's. In parentheses: the section, or "code", where its released code
+    (github.com/openai/weightnorm, folder lasagne) says more. ValueError: a value is impossible.
     """
 
     norm: Norm  #: one of the five configurations
@@ -46,8 +44,7 @@ class Recipe:
     plain: Plain = "divided"  #: init divides W, or sets a g beside it
 
     inputs: Inputs = "zca"  #: symmetric, then ZCA whitening (5.1; its 1e-5 is the code's)
-    noise: Literal["gaussian", "uniform"] = "gaussian"  #: on the inputs, in training (5.1)
-    sigma: float = 0.15  #: the noise's standard deviation (5.1)
+    sigma: float = 0.15  #: standard deviation of the noise on the inputs, in training (5.1)
     dropout: float = 0.5  #: after each of the two poolings (code)
     bn_eps: float = 1e-6  #: added to batch norm's variance (code)
     init_images: int = 500  #: minibatch of data-dependent initialization, 0 for none (code)
@@ -83,12 +80,10 @@ class Recipe:
     def paper(cls, norm: Norm | str) -> "Recipe":
         """The paper's settings: only "plain" has a lower rate (5.1), and a frozen g (code).
 
-        Of a short run on the sample little survives the fall of Adam's β₁ at half time:
-        ``Recipe.paper(norm).replace(epochs=20, late_beta1=0.9)`` keeps it.
+        On the sample a short run needs ``late_beta1=0.9``: few survive the fall of β₁ there.
         """
-        if Norm(norm) is Norm.NONE:
-            return cls(Norm.NONE, lr=0.0003, plain="frozen")
-        return cls(Norm(norm), lr=0.003)
+        plain = Norm(norm) is Norm.NONE
+        return cls(Norm(norm), lr=0.0003, plain="frozen") if plain else cls(Norm(norm))
 
     @classmethod
     def report(cls, norm: Norm | str) -> "Recipe":
@@ -113,15 +108,11 @@ class Recipe:
         """The learning rate of epoch e from 0: of 200, lr · min(2 − e/100, 1), as in the code."""
         rest = self.epochs * (1 - self.decay_from)
         lr = self.lr * (min((self.epochs - epoch) / rest, 1.0) if rest else 1.0)
-        return lr * self.switch_rate if self.switched(epoch) else lr
+        return lr * self.switch_rate if epoch >= self.epochs * self.decay_from else lr
 
     def beta1_at(self, epoch: int) -> float:
         """Adam's β₁ of epoch e from 0."""
-        return self.late_beta1 if self.switched(epoch) else self.beta1
-
-    def switched(self, epoch: int) -> bool:
-        """Whether epoch e from 0 is in the second part of the schedule."""
-        return epoch >= self.epochs * self.decay_from
+        return self.late_beta1 if epoch >= self.epochs * self.decay_from else self.beta1
 
 
 class Row(NamedTuple):
@@ -145,7 +136,7 @@ class State(StrEnum):
 
 
 def state_after(recipe: Recipe, row: Row) -> State:
-    """How a run stands after an epoch; diverged is one from which no network recovers."""
+    """How a run stands after an epoch; it has diverged if no network recovers from there."""
     if not (row.train_loss < DIVERGED and math.isfinite(row.test_loss)):  # NaN is neither
         return State.DIVERGED
     return State.FINISHED if row.epoch == recipe.epochs else State.INTERRUPTED
@@ -153,8 +144,8 @@ def state_after(recipe: Recipe, row: Row) -> State:
 
 def find_device(name: str = "auto") -> torch.device:
     """The device of that name, or for "auto" the best one there is; ValueError if there is none."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["cpu"] = True
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "mps": mps, "cpu": True}
     if name == "auto":
         name = next(each for each in there if there[each])
     if name not in there:
@@ -181,15 +172,8 @@ def layout(device: torch.device) -> torch.memory_format:
 
 def build(recipe: Recipe) -> ConvPoolCNNC:
     """The recipe's network, its weights drawn from torch's generator."""
-    noise = {"gaussian": GaussianNoise, "uniform": UniformNoise}[recipe.noise](recipe.sigma)
     options = {name: getattr(recipe, name) for name in ("dropout", "bn_eps", "scale", "plain")}
-    return ConvPoolCNNC(recipe.norm, recipe.width, noise=noise, **options)
-
-
-def build_optimizer(recipe: Recipe, model: nn.Module) -> Adam:
-    """The recipe's Adam, in one kernel where torch has it."""
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return Adam(model.parameters(), recipe.lr, eps=recipe.adam_eps, fused=fused)
+    return ConvPoolCNNC(recipe.norm, recipe.width, noise=GaussianNoise(recipe.sigma), **options)
 
 
 def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,18 +184,6 @@ def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     with torch.autocast(x.device.type, dtype, enabled=enabled, cache_enabled=False):
         logits = model(x)
     return F.cross_entropy(logits.float(), y), logits
-
-
-def training_step(
-    model: nn.Module, optimizer: Optimizer, scaler: GradScaler, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Forward, backward and update; loss and logits as `forward` gives them, detached."""
-    loss, logits = forward(model, x, y)
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    return loss.detach(), logits.detach()
 
 
 @torch.no_grad()
@@ -229,43 +201,24 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> tuple[
 class Training:
     """Everything that the next epoch depends on; `epochs` takes it from one to the next.
 
-    Its `rows` are the epochs so far, its `state` how the run stands. The caller's generators are
-    left alone. On a CPU the same state and as many threads give the same rows, but for `seconds`.
-
-    Args:
-        recipe: what to train, and how.
-        data: on what; kept on the device as a whole.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "mps".
-        compiled: let torch compile the network.
-        zca: the whitening, if it is at hand; `ZCA.of(data)` by default, which takes seconds.
-
-    Raises:
-        ValueError: no such device, or fewer training images than a minibatch or the init takes.
+    The caller's generators are left alone. On a CPU the same state and as many threads give the
+    same rows, but for `seconds`. The device is "auto" (a GPU if there is one), "cpu", "cuda" or
+    "mps". ValueError: it is not there, or the recipe takes more images at once than there are.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: Cifar10,
-        device: str = "auto",
-        compiled: bool = False,
-        zca: ZCA | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, data: Cifar10, device: str = "auto") -> None:
         needed, there = max(recipe.batch_size, recipe.init_images), len(data.train_images)
         if needed > there:
             raise ValueError(f"the recipe takes {needed} images at once, {data!r} has {there}")
-        self.recipe, self.data, self.zca, self.device = recipe, data, zca, find_device(device)
+        self.recipe, self.data, self.device = recipe, data, find_device(device)
         self.rows: list[Row] = []  #: the epochs so far
         self.state = State.INTERRUPTED  #: how the run stands
         self.generators: dict[str, Tensor] | None = None
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
-        self.net: Any = self.model  #: what its steps are taken with
-        if compiled:  # but not the optimizer, which torch would compile anew for each rate
-            self.net = torch.compile(self.model, mode="reduce-overhead")
-        self.optimizer = build_optimizer(recipe, self.model)
-        fp16 = autocast_type(self.device) is torch.float16
+        fused, fp16 = self.device.type != "mps", autocast_type(self.device) is torch.float16
+        self.optimizer = Adam(self.model.parameters(), eps=recipe.adam_eps, fused=fused)
         self.scaler = GradScaler(self.device.type, enabled=fp16)
 
     @contextmanager
@@ -278,38 +231,44 @@ class Training:
         finally:
             self.generators = generators(self.device, theirs)
 
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward, backward and update; loss and logits as `forward` gives them, detached."""
+        loss, logits = forward(self.model, x, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach(), logits.detach()
+
     def epochs(self, tick: Callable[[], object] = lambda: None) -> Iterator[Row]:
         """Train on, epoch by epoch, until the run has ended; `tick` is called after each step."""
-        recipe, device, model = self.recipe, self.device, self.net
+        recipe, device, model = self.recipe, self.device, self.model
         if self.state is not State.INTERRUPTED:
             return
-        inputs = prepare(self.data, recipe.inputs, self.zca)
+        inputs = prepare(self.data, recipe.inputs)
         train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
         train_y, test_y = self.data.train_labels.to(device), self.data.test_labels.to(device)
         if recipe.init_images and not self.rows:
             with self._generators():
                 chosen = torch.randperm(len(train_x), device=device)[: recipe.init_images]
-                data_dependent_init_(self.model, train_x[chosen])
+                data_dependent_init_(model, train_x[chosen])
         steps = len(train_x) // recipe.batch_size
         while self.state is State.INTERRUPTED:
             start, epoch = time.perf_counter(), len(self.rows)
             lr, betas = recipe.lr_at(epoch), (recipe.beta1_at(epoch), 0.999)
-            for group in self.optimizer.param_groups:
-                group.update(lr=lr, betas=betas)
+            self.optimizer.param_groups[0].update(lr=lr, betas=betas)
             model.train()
             loss_sum, wrong = torch.zeros(2, device=device)
             with self._generators():
                 order = torch.randperm(len(train_x), device=device)[: steps * recipe.batch_size]
                 for chosen in order.split(recipe.batch_size):
-                    x, y = train_x[chosen], train_y[chosen]  # (B, 3, 32, 32), (B,)
-                    loss, logits = training_step(model, self.optimizer, self.scaler, x, y)
+                    loss, logits = self.step(train_x[chosen], train_y[chosen])
                     loss_sum += loss
-                    wrong += (logits.argmax(1) != y).sum()
+                    wrong += (logits.argmax(1) != train_y[chosen]).sum()
                     tick()
-            test_loss, test_error = evaluate(model, test_x, test_y)
-            train_loss, train_error = loss_sum.item() / steps, wrong.item() / len(order)
-            seconds = time.perf_counter() - start
-            row = Row(epoch + 1, lr, train_loss, train_error, test_loss, test_error, seconds)
+            losses = loss_sum.item() / steps, wrong.item() / len(order)
+            losses += evaluate(model, test_x, test_y)
+            row = Row(epoch + 1, lr, *losses, time.perf_counter() - start)
             overflows = self.scaler.get_scale() < LEAST_SCALE
             self.state = State.DIVERGED if overflows else state_after(recipe, row)
             self.rows.append(row)

@@ -20,7 +20,7 @@ def test_paper_and_report_are_their_sources(norm):
     paper = dataclasses.asdict(Recipe.paper(str(norm)))
     assert paper == {
         **{"norm": norm, "name": "paper", "width": 96, "scale": "linear", "inputs": "zca"},
-        **{"plain": "frozen" if norm is Norm.NONE else "divided", "noise": "gaussian"},
+        **{"plain": "frozen" if norm is Norm.NONE else "divided"},
         **{"sigma": 0.15, "dropout": 0.5, "bn_eps": 1e-6, "init_images": 500, "epochs": 200},
         **{"batch_size": 100, "lr": 0.0003 if norm is Norm.NONE else 0.003, "decay_from": 0.5},
         **{"beta1": 0.9, "late_beta1": 0.5, "switch_rate": 1.0, "adam_eps": 1e-4, "seed": 0},

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, weight_norm
-from wnlib.model import Dropout, GaussianNoise, UniformNoise
+from wnlib.model import Dropout, GaussianNoise
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -264,7 +264,7 @@ def test_mean_only_bn_answers_as_torchs_batch_norm(row):
         torch.testing.assert_close(our, value, rtol=0, atol=atol)
 
 
-parts = pytest.mark.parametrize("part", [Dropout(0.5), GaussianNoise(1.0), UniformNoise(1.0)])
+parts = pytest.mark.parametrize("part", [Dropout(0.5), GaussianNoise(1.0)])
 
 
 @parts

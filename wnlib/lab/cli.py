@@ -119,7 +119,6 @@ def _parser() -> Parser:
         text = "default: named by the above, below runs"
         sub.add_argument("--out", type=folder_name, metavar="FOLDER", help=text)
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
-        sub.add_argument("--compiled", action="store_true", help="let torch compile the network")
     return parser
 
 
@@ -145,7 +144,7 @@ def _train(arguments: argparse.Namespace) -> int:
     _open(arguments, [plan], folder)
     data, bar = _load(arguments), sys.stderr.isatty()
     speed_up_process()
-    options = {"device": arguments.device, "compiled": arguments.compiled, "progress": bar}
+    options = {"device": arguments.device, "progress": bar}
     for row in record_epochs(plan.recipe, data, folder, **options):
         if not bar:
             print(epoch_line(plan.recipe.norm.label, plan.recipe, row), flush=True)
@@ -162,7 +161,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     _open(arguments, plans, out)
     data = _load(arguments)  # before the workers, which find it in the cache
     speed_up_process()
-    options = {name: getattr(arguments, name) for name in ("jobs", "cluster", "device", "compiled")}
+    options = {name: getattr(arguments, name) for name in ("jobs", "cluster", "device")}
     results = run_grid(plans, data, show=True, **options)
     print(f"\nTest error in percent, here on {data!r}, recorded in {out}:\n\n{summary(results)}")
     failed = {plan.name: run for plan, run in results.items() if not isinstance(run, Run)}
@@ -200,7 +199,7 @@ def _open(arguments: argparse.Namespace, plans: Sequence[Plan], folder: Path) ->
         f"{folder}",
         flush=True,
     )
-    falls = any(plan.recipe.switched(plan.recipe.epochs - 1) for plan in plans)
+    falls = any(plan.recipe.decay_from < 1 for plan in plans)
     if falls and not arguments.full and arguments.late_beta1 is None:
         print("On the sample Adam's beta1 stays at 0.9; the paper's fall is --late-beta1 0.5")
 

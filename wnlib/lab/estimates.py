@@ -6,22 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.amp import GradScaler
 
 from wnlib.data import Cifar10, load_cifar10
 from wnlib.inputs import symmetric
 from wnlib.lab.records import provenance
 from wnlib.layers import Norm
-from wnlib.training import (
-    Recipe,
-    autocast_type,
-    build,
-    build_optimizer,
-    evaluate,
-    find_device,
-    layout,
-    training_step,
-)  # fmt: skip
+from wnlib.training import Recipe, Training, build, evaluate, find_device, layout
 
 
 @dataclass(frozen=True)
@@ -44,13 +34,11 @@ class Estimate:
 
 def steps(recipe: Recipe, images: Tensor, labels: Tensor) -> Iterator[None]:
     """A new network's training steps, one a `next`: images (N, 3, 32, 32), labels (N,)."""
-    device, batch = images.device, recipe.batch_size
-    model = build(recipe).to(device).to(memory_format=layout(device)).train()
-    optimizer = build_optimizer(recipe, model)
-    scaler = GradScaler(device.type, enabled=autocast_type(device) is torch.float16)
+    training = Training(recipe, load_cifar10(), images.device.type)
+    training.model.train()
     while True:
-        for chosen in torch.randperm(len(images), device=device).split(batch):
-            training_step(model, optimizer, scaler, images[chosen], labels[chosen])
+        for chosen in torch.randperm(len(images), device=images.device).split(recipe.batch_size):
+            training.step(images[chosen], labels[chosen])
             yield
 
 

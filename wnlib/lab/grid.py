@@ -152,7 +152,6 @@ def run_grid(
     jobs: int = 1,
     cluster: str | None = None,
     device: str = "auto",
-    compiled: bool = False,
     show: bool = False,
 ) -> dict[Plan, Run | Exception]:
     """Train what is not yet trained. A run that fails does not stop the others; Ctrl-C does, and
@@ -164,7 +163,7 @@ def run_grid(
         jobs: processes of this machine, which share torch's threads; 1 trains in this process.
         cluster: address of a Dask scheduler ("tcp://host:8786") whose workers train instead; they
             must see the folders of the plans.
-        device: of each run, as `record_epochs` takes it; likewise `compiled`.
+        device: of each run, as `record_epochs` takes it.
         show: print each run's end, and show a bar at a terminal; elsewhere print each epoch.
 
     Returns:
@@ -180,7 +179,7 @@ def run_grid(
     out = Path(os.path.commonpath([plan.folder.parent for plan in plans]))
     given = data.name == "full" if data.name in ("full", "sample") else data
     terminal = sys.stderr.isatty()
-    options = {"device": device, "compiled": compiled, "progress": show and alone and terminal}
+    options = {"device": device, "progress": show and alone and terminal}
     shared = (out, given, 0 if cluster or alone else threads, show and not terminal, options)
     work = [delayed(_work)(i, plan, *shared) for i, plan in enumerate(plans)]
     where: AbstractContextManager[Any] = _on_cluster(cluster) if cluster else nullcontext()

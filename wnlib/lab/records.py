@@ -38,6 +38,7 @@ from wnlib.training import Recipe, Row, State, Training, autocast_type
 SCHEMA = 1  # of run.json
 FORMAT = 2  # of a checkpoint; the first ones had no number
 HEADER = ",".join(Row._fields)
+RETIRED = {"noise": "gaussian"}  # of earlier recipes: the one value that was ever recorded
 FILES = ("checkpoint.pt", "history.csv", "run.json")  # in the order in which they are written
 EVERY = 600.0  # seconds between two copies of a run that is kept elsewhere, too
 ELSEWHERE = "choose another folder"
@@ -203,7 +204,7 @@ def _recipe(values: dict[str, Any]) -> Recipe:
         value, kind = values[name], type(usual[name])
         if type(value) is not kind and (type(value), kind) != (int, float):
             raise ValueError(f"{name} is of type {kind.__name__}, not {short(value)}")
-    return Recipe(**values)
+    return Recipe(**{k: v for k, v in values.items() if (k, v) not in RETIRED.items()})
 
 
 def _row(values: Sequence[Any], number: int) -> Row:
@@ -291,7 +292,6 @@ def record_epochs(
     data: Cifar10,
     folder: Path | str,
     device: str = "auto",
-    compiled: bool = False,
     progress: bool = False,
     keep: Path | str | None = None,
 ) -> Generator[Row, None, None]:
@@ -303,7 +303,7 @@ def record_epochs(
     over from an earlier one, as when a notebook's cell is stopped and run again.
 
     Args:
-        recipe: what to train, on `data`, on a `device`, `compiled` or not, as `Training` has it.
+        recipe: what to train, on `data`, on a `device`, as `Training` has it.
         folder: of the run; made where it is missing.
         progress: show a bar on standard error.
         keep: a second folder, on a slow or precious disk: the run is copied to it every ten minutes
@@ -317,19 +317,18 @@ def record_epochs(
     """
     # Here, not at the first epoch: whoever changes folder meanwhile means the one of now.
     here, copy = Path(folder).absolute(), Path(keep).absolute() if keep else None
-    how = {"device": device, "compiled": compiled}
-    return _rows_of(recipe, data, here, copy, progress, **how)
+    return _rows_of(recipe, data, here, copy, progress, device)
 
 
 def _rows_of(
-    recipe: Recipe, data: Cifar10, folder: Path, keep: Path | None, progress: bool, **how: Any
+    recipe: Recipe, data: Cifar10, folder: Path, keep: Path | None, progress: bool, device: str
 ) -> Generator[Row, None, None]:
     run = _recorded(folder, recipe, data)
     if run.state is not State.INTERRUPTED and not keep:
         yield from run.rows
         return
     with memory_told(), ExitStack() as stack:
-        training = Training(recipe, data, **how)  # what fails here leaves no folder
+        training = Training(recipe, data, device)  # what fails here leaves no folder
         ours = stack.enter_context(_alone(folder))
         if keep and len(_recorded(keep, recipe, data).rows) > len(run.rows):
             _copy(keep, folder)
@@ -341,7 +340,7 @@ def _rows_of(
         yield from list(run.rows)
         if run.state is not State.INTERRUPTED:
             return
-        run.provenance |= provenance(data, training.device) | {"compiled": how["compiled"]}
+        run.provenance |= provenance(data, training.device)
         steps, copied = len(data.train_images) // recipe.batch_size, time.monotonic()
         bar = tqdm(
             desc=recipe.norm.label,
@@ -502,18 +501,13 @@ def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run:
     return run
 
 
-def _identity(training: Training) -> dict[str, Any]:
-    """What is trained on what, in plain values: a checkpoint holds nothing else but tensors."""
-    recipe = json.loads(json.dumps(dataclasses.asdict(training.recipe)))
-    return {"recipe": recipe, "data": training.data.digest}
-
-
 def save(path: Path, training: Training) -> None:
     """Write the checkpoint that `restore` goes on from."""
     buffer = BytesIO()
+    recipe = json.loads(json.dumps(dataclasses.asdict(training.recipe)))  # torch.load takes no Norm
     content = {
         "format": FORMAT,
-        "run": _identity(training),
+        "run": {"recipe": recipe, "data": training.data.digest},
         "state": str(training.state),
         "rows": [[row.epoch, *map(float, row[1:])] for row in training.rows],
         "model": training.model.state_dict(),
@@ -559,7 +553,8 @@ def restore(folder: Path, run: Run, training: Training) -> None:
             raise ValueError
         both = min(len(rows), len(run.rows))
         same = repr(rows[:both]) == repr(run.rows[:both])  # NaN too
-        if content["run"] != _identity(training) or not same:
+        recipe, digest = _recipe(content["run"]["recipe"]), content["run"]["data"]
+        if (recipe, digest) != (training.recipe, training.data.digest) or not same:
             raise RunError(f"{path} belongs to another run; {again}")
         _load(training, content)
     except RunError:
