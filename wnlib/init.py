@@ -96,7 +96,7 @@ class Visit:
 
     def __init__(self, name: str, layer: Any, norm: _BatchNorm | None, sigma: float) -> None:
         self.name, self.layer, self.norm, self.sigma = name, layer, norm, sigma
-        self.checking, self.runs, self.followed = False, 0, False  # by the norm, in this pass
+        self.checking, self.runs, self.followed = False, 0, False  # in this pass
         self.g, self.log = scale_of(layer, name)
 
     def before_norm(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
