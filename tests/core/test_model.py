@@ -93,10 +93,10 @@ def test_block_starts_small_and_unbiased():
 # --- the network
 
 
-def shapes(w, classes=10):
+def shapes(w):
     """Output shapes of the layers, from the paper's Section 5.1 and the report's Section J."""
     one, two = [(w, 32, 32)] * 3, [(2 * w, 16, 16)] * 3
-    return one + two + [(2 * w, 6, 6)] * 3 + [(classes,)]
+    return one + two + [(2 * w, 6, 6)] * 3 + [(10,)]
 
 
 @every_norm
