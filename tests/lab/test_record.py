@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
 from wnlib.lab import Run, load_runs
-from wnlib.lab.records import PAPER, REPORT, SCHEMA, RunError, write_whole
+from wnlib.lab.records import PAPER, REPORT, RETIRED, SCHEMA, RunError, write_whole
 from wnlib.training import Row, State
 
 NAN = float("nan")
@@ -303,8 +303,21 @@ def test_every_recorded_run_loads_and_is_written_as_it_was(path, tmp_path):
     loaded.save(tmp_path)
     assert Run.load(tmp_path) == loaded or any(map(np.isnan, np.ravel(loaded.rows)))
     old, new = json.loads(path.read_text()), json.loads((tmp_path / "run.json").read_text())
-    assert new == {**old, "recipe": {**new["recipe"], **old["recipe"]}}
+    kept = {name: value for name, value in old["recipe"].items() if name not in RETIRED}
+    assert new == {**old, "recipe": {**new["recipe"], **kept}}
     assert new["state"] == loaded.outcome
+
+
+def test_a_retired_setting_loads_only_at_the_value_that_it_had(tmp_path):
+    run().save(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    for value in ("gaussian", "uniform"):
+        content["recipe"]["noise"] = value
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        if value == "gaussian":
+            assert Run.load(tmp_path) == run()
+    with pytest.raises(RunError, match=r"is damaged: .*unexpected keyword argument 'noise'"):
+        Run.load(tmp_path)
 
 
 # --- writing
