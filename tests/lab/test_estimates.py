@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from wnlib import Norm, Recipe
+from wnlib import Norm, Recipe, Training
 from wnlib.lab import estimate
 from wnlib.lab.estimates import steps
 
@@ -31,9 +31,7 @@ def test_hours_are_those_of_all_epochs_and_nothing_is_drawn(tiny):
 
 def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "wnlib.lab.estimates.training_step", lambda *step: seen.append(step[3].flatten(1).sum(1))
-    )
+    monkeypatch.setattr(Training, "step", lambda _, x, y: seen.append(x.flatten(1).sum(1)))
     images, labels = tiny.train_images.float(), tiny.train_labels
     way = steps(Recipe.paper("none").replace(width=1, batch_size=10), images, labels)
     for _ in range(8):
