@@ -199,7 +199,7 @@ def _open(arguments: argparse.Namespace, plans: Sequence[Plan], folder: Path) ->
         f"{folder}",
         flush=True,
     )
-    falls = any(plan.recipe.decay_from < 1 for plan in plans)
+    falls = any(plan.recipe.decay_from <= 1 - 1 / plan.recipe.epochs for plan in plans)
     if falls and not arguments.full and arguments.late_beta1 is None:
         print("On the sample Adam's beta1 stays at 0.9; the paper's fall is --late-beta1 0.5")
 
