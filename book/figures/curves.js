@@ -76,7 +76,7 @@ function viewOf(stage, data) {
   for (const line of on) {
     const found = seriesOf(line, metric, stage.get("window"));
     if (found) series.push(found);
-    else without.push(line.label);
+    else if (line.done) without.push(line.label);
   }
   if (!series.length) return { why: on.some(({ done }) => !done) ? "Nothing has come in yet." : `None of these runs has ${what} recorded.` };
   const end = Math.max(...series.map(({ raw }) => raw.length));
@@ -87,6 +87,7 @@ function viewOf(stage, data) {
     metric,
     smoothed: series.some((one) => one.smoothed),
     whole: stage.get("whole"),
+    open: on.some(({ done }) => !done),
     end,
     top: Math.max(end, planned),
     note: without.length ? `Not shown, because ${what} was not recorded: ${without.join("; ")}.` : "",
@@ -228,14 +229,14 @@ function build(stage) {
   function finish() {
     told = "";
     below.style.display = "";
-    const others = heats().length > current().length && mode === "race";
+    const others = heats().length > current().length && mode === "race" && !view.open;
     again.style.display = others ? "" : "none";
     again.textContent = stage.get("bet") ? "Would your bet win again?" : "Would the winner win again?";
     if (mode === "play") return;
     const uneven = new Set(view.series.map(({ raw }) => raw.length)).size > 1;
     const entries = readAt(view, uneven ? null : view.end);
     const which = heats().length > 1 ? `${current().join(", ")}: ` : "";
-    result.textContent = which + outcome(entries, view.metric, stage.get("bet"));
+    result.textContent = which + outcome(entries, view.metric, stage.get("bet"), view.open);
     stage.say(result.textContent);
   }
 

@@ -37,11 +37,12 @@ export function upTo(series, head) {
 
 const ORDINALS = ["first", "second", "third", "fourth", "fifth"];
 
-/** How the race ended for a bet, from the entries that `readAt` gives. */
-export function outcome(entries, metric, bet) {
+/** How the race stands while it is open, and how it ended for a bet, from the entries that `readAt` gives. */
+export function outcome(entries, metric, bet, open) {
   const told = ({ one, i }) => `${NORMS[one.line.norm].label}, with ${brief(metric, one.raw[i])}`;
   const winner = entries.find(({ place }) => place === 1);
   if (!winner) return "Nobody has arrived.";
+  if (open) return `In the lead: ${told(winner)}.`;
   const mine = entries.find(({ one }) => one.line.norm === bet);
   const first = `The winner is ${told(winner)}.`;
   if (!mine) return bet ? `Your bet, ${NORMS[bet].label}, is not among them. ${first}` : first;

@@ -322,12 +322,12 @@ def test_a_race_shows_what_has_been_run(javascript):
 
 
 def test_a_bet_is_compared_with_the_result(javascript):
-    def said(bet, places):
+    def said(bet, places, is_open="false"):
         entries = [
             {"one": {"line": {"norm": norm}, "raw": [error], "diverged": gone}, "i": 0, "place": p}
             for norm, error, gone, p in places
         ]
-        return javascript("race", "m.outcome(e, 'test_error', bet)", e=entries, bet=bet)
+        return javascript("race", f"m.outcome(e, 'test_error', bet, {is_open})", e=entries, bet=bet)
 
     places = [
         ("wn", 0.1, None, 1),
@@ -341,6 +341,7 @@ def test_a_bet_is_compared_with_the_result(javascript):
     assert said("none", places) == f"Your bet, plain, has diverged at epoch 4. {first}"
     assert said("mobn", places) == f"Your bet, mean-only BN, is not among them. {first}"
     assert said("none", places[2:]) == "Nobody has arrived."
+    assert said("bn", places, "true") == "In the lead: weight norm, with 10.00 %.", "not over yet"
 
 
 def test_a_page_adds_rows_of_its_own(javascript):
