@@ -17,7 +17,7 @@ from wnlib import data_dependent_init_, load_cifar10, weight_norm
 from wnlib.inputs import symmetric
 
 METHODS = ("plain", "weight norm", "batch norm", "group norm")
-SIZES = (2, 4, 8, 32, 128)  # images a minibatch
+SIZES = (2, 4, 8, 32, 128)  # images per minibatch
 RATES = (0.0003, 0.001, 0.003)  # of Adam; each method has its best
 SEEDS = (0, 1, 2)
 EPOCHS = 5

@@ -21,7 +21,7 @@ def test_hours_are_those_of_all_epochs_and_nothing_is_drawn(tiny):
     stepping = 2 * 3 * 4 * said.ms_per_step / 1e3 / 3600  # four steps an epoch
     assert said.hours > stepping
     assert re.fullmatch(
-        r"cpu, \w+: [\d.]+ ms a step\. 2 runs .* images: about .*, an "
+        r"cpu, \w+: [\d.]+ ms per step\. 2 runs .* images: about .*, an "
         r"estimate from a few steps on this device\.",
         repr(said),
     )

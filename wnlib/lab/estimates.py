@@ -27,7 +27,7 @@ class Estimate:
         minutes = max(1, round(60 * self.hours))
         duration = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{minutes} min"
         return (
-            f"{self.device}: {self.ms_per_step:.1f} ms a step. {self.what}: about {duration}, an "
+            f"{self.device}: {self.ms_per_step:.1f} ms per step. {self.what}: about {duration}, an "
             "estimate from a few steps on this device."
         )
 

@@ -1,6 +1,6 @@
 """Recorded training: a run is a folder; stopped anywhere, it goes on where it stopped.
 
-``run.json`` says what was run, on what, and how it ended; ``history.csv`` has one row an epoch.
+``run.json`` says what was run, on what, and how it ended; ``history.csv`` has one row per epoch.
 Errors are fractions, losses mean cross-entropies in nats, times seconds. Beside them lies
 ``checkpoint.pt``, all that the next epoch depends on, and while a training is at work ``lock``.
 """
@@ -74,7 +74,7 @@ class Run:
 
     Attributes:
         recipe: everything that defines it.
-        rows: one an epoch, in order.
+        rows: one per epoch, in order.
         state: how it stands after its last row.
         source: "wnlib", or who else recorded it.
         provenance: data, device, versions, commit, wall seconds: what `run.json` holds besides.
