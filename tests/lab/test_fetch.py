@@ -1,5 +1,6 @@
 """All of CIFAR-10 from its sources: each checked, each failure told, nothing of a reader's lost."""
 
+import gc
 import hashlib
 import http.server
 import io
@@ -149,6 +150,7 @@ def server(monkeypatch, tmp_path):
         def log_message(self, *_):
             pass
 
+    before = set(threading.enumerate())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.over, httpd.asked = threading.Event(), []
         httpd.archive = httpd.package = (b"", [missing])
@@ -166,7 +168,11 @@ def server(monkeypatch, tmp_path):
         yield httpd
         httpd.over.set()
         httpd.shutdown()
-        thread.join()
+        gc.collect()  # closes the connections that pooch left
+    for thread in set(threading.enumerate()) - before:  # downloads that were left, too
+        if type(thread) is threading.Thread:  # tqdm's monitor is of another kind, and stays
+            thread.join()
+    gc.collect()
 
 
 def refused(root):
