@@ -15,6 +15,7 @@ from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise"}  # its networks are measured, and not kept
+TO_COME = {"switch"}  # not recorded yet; chapter 7 says so
 CUT_OFF = {"width96-paper-40-again/seed1/mobn"}  # in epoch 32, when a GPU's time was up; told so
 
 
@@ -22,7 +23,7 @@ def test_every_recorded_run_is_one_of_an_experiment():
     recorded = {p.parent for p in (BOOK / "runs").glob("**/run.json")}
     # The report's own; those of book/beyond have tests of their own.
     recorded = {p for p in recorded if not re.search("/(report-2019|beyond-)", p.as_posix())}
-    kept = [name for name in EXPERIMENTS if name not in UNKEPT]
+    kept = [name for name in EXPERIMENTS if name not in UNKEPT | TO_COME]
     plans = [plan for name in kept for plan in EXPERIMENTS[name](BOOK / "runs")]
     assert recorded == {plan.folder for plan in plans}
     for plan in plans:

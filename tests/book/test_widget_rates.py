@@ -51,7 +51,7 @@ def test_a_sprite_holds_the_frames_in_their_colors():
 
 def test_films_of_two_shapes_are_refused():
     films = {n: Film(n, np.zeros((2, 3, int(n))), ["", ""]) for n in ("4", "5")}
-    with pytest.raises(ValueError, match="films have one shape"):
+    with pytest.raises(ValueError, match="all frames have one shape"):
         Frames(films, ["#000000"], name="Step", alt="nothing")
 
 

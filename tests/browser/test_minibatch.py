@@ -56,7 +56,7 @@ def test_a_bar_for_every_unit(show: Show, initialization: Initialization) -> Non
     checks.redrawn(page)
     heights = {bar.get_attribute("height") for bar in page.locator("rect.unit").all()[:40:5]}
     assert len({round(float(h), 3) for h in heights}) == 1
-    expect(page.get_by_text("Set by the minibatch: nothing; every")).to_be_visible()
+    expect(page.get_by_text("Set by the minibatch: nothing; every").first).to_be_visible()
 
 
 def test_a_layer_is_chosen_by_a_click(show: Show, initialization: Initialization) -> None:
