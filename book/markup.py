@@ -13,7 +13,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
-from sphinx.util.docutils import SphinxTranslator
+from sphinx.writers.html5 import HTML5Translator
 
 PARAMETERS = re.compile(
     r'<dl>\n((?:<dd><em class="sig-param">.*</em>,?</dd>\n)+)</dl>'
@@ -28,8 +28,8 @@ def without_imports(code: str) -> str:
     for node in ast.parse(code).body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             break
-        lines = code.split("\n")
-        code = "\n".join([""] * node.end_lineno + lines[node.end_lineno :])
+        end, lines = node.end_lineno or 0, code.split("\n")
+        code = "\n".join([""] * end + lines[end:])
     return code.strip("\n")
 
 
@@ -51,12 +51,12 @@ class Bar(nodes.Element):
     """Folded code, its `text` in sight."""
 
 
-def open_bar(self: SphinxTranslator, node: nodes.Element) -> None:
+def open_bar(self: HTML5Translator, node: nodes.Element) -> None:
     self.body.append('<details class="wn-code"><summary>')
     self.body.append(f"{escape(node['text'])}</summary>\n")
 
 
-def close_bar(self: SphinxTranslator, node: nodes.Element) -> None:
+def close_bar(self: HTML5Translator, node: nodes.Element) -> None:
     self.body.append("</details>\n")
 
 
@@ -70,8 +70,9 @@ class FoldedCode(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **options: Any) -> None:
-        before = []
-        for cell in list(self.document.findall(folded)):
+        before: list[nodes.Node] = []
+        found: Any = self.document.findall(folded)
+        for cell in list(found):
             source, *outputs = cell.children
             block = next(source.findall(nodes.literal_block))
             told = block.astext()
@@ -95,10 +96,13 @@ class FoldedCode(SphinxPostTransform):
 
 def folded(node: nodes.Node) -> bool:
     """Whether it is a cell whose code is folded, and not its output."""
+    if not isinstance(node, nodes.container) or not node.children:
+        return False
+    first = node.children[0]
     return (
-        isinstance(node, nodes.container)
-        and node.get("hide_mode") == "input"
-        and node[0].get("nb_element") == "cell_code_source"
+        node.get("hide_mode") == "input"
+        and isinstance(first, nodes.Element)
+        and first.get("nb_element") == "cell_code_source"
     )
 
 

@@ -93,9 +93,9 @@ def write(folder: Path, notebooks: str = PUBLISHED, root: Path = ROOT) -> None:
         path.write_bytes(content)
 
 
-def main(folder: str = "", *notebooks: str) -> None:
+def main(folder: str = "", notebooks: str = PUBLISHED) -> None:
     if folder:
-        write(Path(folder), *notebooks)
+        write(Path(folder), notebooks)
         return
     site = ROOT / SITE
     archive(site / f"{PAGES}.zip", pages(site))
