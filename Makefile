@@ -84,7 +84,7 @@ links: setup ## whether every link that leads out of the book still leads somewh
 	[ -e $$found ] || { tail -n 20 _build/links.log >&2; exit 1; }; \
 	! grep -F '[broken]' $$found | grep -vE ': (401|403|406|418|429|503) ' >&2 # these turn programs away
 
-train: setup ## the five curves on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|report, SEEDS, JOBS, OUT)
+train: setup ## the five, trained on all of CIFAR-10 (WIDTH, EPOCHS, RECIPE=paper|report, SEEDS, JOBS, OUT)
 	@$(VENV)/python -m wnlib compare --full --recipes '$(RECIPE)' --width '$(WIDTH)' \
 	  --epochs '$(EPOCHS)' --seeds '$(SEEDS)' --jobs '$(JOBS)' --out '$(OUT)'
 
