@@ -72,6 +72,39 @@ def _again(out: Path) -> list[Plan]:
     return _grid(folder, 96, norms=norms, epochs=40) + more
 
 
+def _fair(out: Path) -> list[Plan]:
+    """The two of `full` that the paper's rates do not suit, each at 0.001, 40 epochs."""
+    norms = (Norm.MOBN, Norm.NONE)
+    return _grid(out / "width96-paper-40-fair", 96, norms=norms, lrs=RATES[1:2], epochs=40)
+
+
+def _stall(out: Path) -> list[Plan]:
+    """Mean-only BN at the paper's rate and width: with a frozen g; with a lower rate at last."""
+    [plan] = _grid(out / "width96-paper-40-stall", 96, norms=(Norm.MOBN,), epochs=40)
+    return [
+        _changed(plan, "frozen", plain="frozen"),
+        _changed(plan, "times0.16", switch_rate=0.16),
+    ]
+
+
+def _paper_length(out: Path) -> list[Plan]:
+    """Three of the five as the paper trained them: at its width, 200 epochs."""
+    norms = (Norm.WN_MOBN, Norm.BN, Norm.WN)
+    return _grid(out / "width96-paper-200", 96, norms=norms, epochs=200)
+
+
+def _report_length(out: Path) -> list[Plan]:
+    """The report's recorded recipe for its 200 epochs: so, with less noise, with a falling rate."""
+    [plan] = _grid(out / "width16-report-200", 16, norms=(Norm.WN,), epochs=200)
+    recipe = ladder(Norm.WN)["recorded"].replace(width=16, epochs=200)
+    plan = plan._replace(recipe=recipe)
+    return [
+        _changed(plan, "recorded"),
+        _changed(plan, "quiet", sigma=QUIET),
+        _changed(plan, "falling", sigma=QUIET, decay_from=0.5),
+    ]
+
+
 def _seeds(out: Path) -> list[Plan]:
     """As `five` and `paper`, from two more seeds."""
     return [
@@ -191,17 +224,18 @@ def _noise(out: Path) -> list[Plan]:
 
 
 EXPERIMENTS = {
-    f.__name__[1:]: f
+    f.__name__[1:].replace("_", "-"): f
     for f in (
         *(_five, _paper, _full, _again, _seeds, _report, _ablation, _sweep, _frozen, _rates),
         *(_edge, _switch, _dropout, _ladder, _exp, _hot, _noise),
+        *(_fair, _stall, _report_length, _paper_length),
     )
 }
 # What a program prints becomes a record, book/records/NAME.json; of noise, after its training.
 MEASURED = {
     "noise": ("book/noise.py", *(f"{{out}}/width24-paper-6-noise/{n}" for n in ("bn", "wn_mobn"))),
     "bench": ("book/step_cost.py", "--full"),
-    "small-batches": ("book/small_batches.py",),
+    "small-batches": ("book/small_batches.py", "{out}/small-batches"),
     "report-first-epochs": ("book/report_as_coded.py",),
 }
 # Other networks, by programs of their own, one run after the other: what is recorded.
@@ -209,7 +243,7 @@ PROGRAMS = {"draw": "record", "vae": "record", "policy": "record_games"}
 PROGRAMS |= {"selfplay": "record_games", "dqn": "record_games"}
 NAMES = {name: f.__doc__ for name, f in EXPERIMENTS.items()} | {
     "bench": "What a step costs: needs an idle machine for some minutes.",
-    "small-batches": "Four normalizations in minibatches from 2 to 128 images, on the sample.",
+    "small-batches": "Five networks in minibatches from 2 to 128 images: an hour.",
     "report-first-epochs": "The report's weight norm as it was recorded, at its width, 3 epochs.",
     "draw": "DRAW on MNIST, five starts, three rates, three seeds: 2 hours.",
     "vae": "A variational autoencoder on MNIST, three starts, three rates, three seeds: 1 hour.",
