@@ -1,5 +1,6 @@
 """The recorded experiments are those that the command would record again."""
 
+import math
 import re
 import subprocess
 import sys
@@ -98,3 +99,38 @@ def test_noise_of_a_trained_network(beside, tmp_path):
     for layer in table.values():  # nearly Gaussian means, heavier tails of both together
         assert abs(layer["mean-only BN"] - 3) < 1
         assert layer["batch norm"] > layer["mean-only BN"] - 0.5
+
+
+@pytest.mark.parametrize("best", [3e-5, 1e-3, 0.1])
+def test_the_best_rate_of_small_batches_has_a_neighbor_on_either_side(beside, best):
+    small = beside("small_batches")
+    calls = []
+
+    def trained(method, size, rate, seed):
+        calls.append((rate, seed))
+        off = abs(math.log(rate / best))
+        return {"held out": off, "test": seed + off}
+
+    row = small.at_best_rate("plain", 8, trained)
+    assert row["rate"] == best
+    assert row["test"] == [0, 1, 2]
+    assert len(calls) == len(set(calls))
+    at = small.RATES.index(best)
+    assert {*small.RATES[max(at - 1, 0) : at + 2]} <= {*row["tried"]}
+
+
+def test_small_batches_train_on_what_is_not_held_out(beside, monkeypatch):
+    small = beside("small_batches")
+    data = load_cifar10()
+    images, labels = small.symmetric(data.train_images), data.train_labels
+    parts = (
+        (images[:800], labels[:800]),
+        (images[800:1200], labels[800:1200]),
+        (images[:400], labels[:400]),
+    )
+    monkeypatch.setattr(small, "cifar10", lambda: parts)
+    for method in ("weight norm", "batch norm", small.BOTH):
+        errors = small.trained(method, 50, 0.003, 0, epochs=2)
+        assert errors["training"] < errors["held out"] < 0.9
+        moved = errors["test"] != errors["test, running"]
+        assert moved == (method in ("batch norm", small.BOTH))
