@@ -223,17 +223,31 @@ def _noise(out: Path) -> list[Plan]:
     return _grid(out / "width24-paper-6-noise", norms=(Norm.BN, Norm.WN_MOBN), epochs=6)
 
 
+def _statistics(out: Path) -> list[Plan]:
+    """Three networks, 20 epochs, and their errors when running statistics are estimated anew."""
+    folder = out / "width12-20-statistics"
+    axes = {"norms": (Norm.BN, Norm.WN), "recipes": ("report", "paper"), "epochs": 20}
+    return [plan for plan in _grid(folder, 12, **axes) if plan.name != "paper/wn"]
+
+
 EXPERIMENTS = {
     f.__name__[1:].replace("_", "-"): f
     for f in (
         *(_five, _paper, _full, _again, _seeds, _report, _ablation, _sweep, _frozen, _rates),
         *(_edge, _switch, _dropout, _ladder, _exp, _hot, _noise),
-        *(_fair, _stall, _report_length, _paper_length),
+        *(_statistics, _fair, _stall, _report_length, _paper_length),
     )
 }
-# What a program prints becomes a record, book/records/NAME.json; of noise, after its training.
+# What a program prints becomes a record, book/records/NAME.json; after the training, if any.
 MEASURED = {
     "noise": ("book/noise.py", *(f"{{out}}/width24-paper-6-noise/{n}" for n in ("bn", "wn_mobn"))),
+    "statistics": (
+        "book/running_statistics.py",
+        *(
+            f"{{out}}/width12-20-statistics/{name}"
+            for name in ("report/bn", "report/wn", "paper/bn")
+        ),
+    ),
     "bench": ("book/step_cost.py", "--full"),
     "small-batches": ("book/small_batches.py", "{out}/small-batches"),
     "report-first-epochs": ("book/report_as_coded.py",),

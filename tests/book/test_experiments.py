@@ -15,7 +15,7 @@ from wnlib.lab import Run
 from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
-UNKEPT = {"noise"}  # its networks are measured, and not kept
+UNKEPT = {"noise", "statistics"}  # their networks are measured, and not kept
 TO_COME = {"switch", "fair", "stall", "report-length", "paper-length"}  # not recorded yet
 CUT_OFF = {"width96-paper-40-again/seed1/mobn"}  # in epoch 32, when a GPU's time was up; told so
 
@@ -134,3 +134,13 @@ def test_small_batches_train_on_what_is_not_held_out(beside, monkeypatch):
         assert errors["training"] < errors["held out"] < 0.9
         moved = errors["test"] != errors["test, running"]
         assert moved == (method in ("batch norm", small.BOTH))
+
+
+def test_new_statistics_change_batch_norm_alone(beside, tmp_path):
+    data = load_cifar10()
+    for norm in ("bn", "wn"):
+        recipe = Recipe.report(norm).replace(width=4, epochs=2)
+        run = record_run(recipe, data, tmp_path / norm, device="cpu")
+        errors = beside("running_statistics").measure(tmp_path / norm, data)
+        assert errors["test, running"] == run.rows[-1].test_error
+        assert (errors["test, anew"] < errors["test, running"]) == (norm == "bn")
