@@ -53,12 +53,9 @@ class Cifar10:
 
 
 def cache_dir() -> Path:
-    """$WNLIB_CACHE, or wnlib in the user's cache folder; DataError where there is neither."""
-    try:
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnlib"
-        return Path(os.environ.get("WNLIB_CACHE") or default).expanduser()
-    except RuntimeError:
-        raise DataError("there is no home folder; set WNLIB_CACHE to a folder of yours") from None
+    """$WNLIB_CACHE, or wnlib in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "wnlib"
+    return Path(os.environ.get("WNLIB_CACHE") or default).expanduser()
 
 
 def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10:
@@ -68,25 +65,25 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
     is missing, cannot be read, or is damaged. `wnlib.lab.fetch_cifar10` fills the cache.
     """
     if full:
-        root = cache_dir() if cache is None else Path(cache).expanduser()
+        root, sums = cache_dir() if cache is None else Path(cache).expanduser(), MD5
         try:
-            parts = [(name, (root / name).read_bytes(), md5) for name, md5 in MD5.items()]
+            parts = [(root / name).read_bytes() for name in MD5]
         except OSError as error:
             raise DataError(
                 f"CIFAR-10 is not in {root} ({error.strerror or error}); "
                 "fetch it with: python -m wnlib data --full"
             ) from None
     else:
-        parts = [(f"the sample's {p} part", _from_tiles(p), md5) for p, md5 in SAMPLE_MD5.items()]
-    images, labels = [], []
-    for name, blob, md5 in parts:
-        check_md5(name, blob, md5)
-        table = torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(-1, 3073).copy())
-        images.append(table[:, 1:].reshape(-1, 3, 32, 32).contiguous())
-        labels.append(table[:, 0].long())
-    digest = hashlib.md5("".join(md5 for _, _, md5 in parts).encode()).hexdigest()
-    train = torch.cat(images[:-1]), torch.cat(labels[:-1])  # the last part is the test set
-    return Cifar10("full" if full else "sample", *train, images[-1], labels[-1], digest)
+        sums, parts = SAMPLE_MD5, [_from_tiles(name) for name in SAMPLE_MD5]
+    for (name, md5), part in zip(sums.items(), parts, strict=True):
+        check_md5(name, part, md5)
+    digest = hashlib.md5("".join(sums.values()).encode()).hexdigest()
+    table = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 3073)
+    labels = torch.tensor(table[:, 0]).long()
+    images = torch.tensor(table[:, 1:]).view(-1, 3, 32, 32)
+    n = len(images) - len(parts[-1]) // 3073  # the last part is the test set
+    train, test = (images[:n], labels[:n]), (images[n:], labels[n:])
+    return Cifar10("full" if full else "sample", *train, *test, digest)
 
 
 def check_md5(name: str, blob: bytes, md5: str) -> None:

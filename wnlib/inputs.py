@@ -1,6 +1,6 @@
 """From bytes to what the network sees: [0, 1], (x − 127.5)/128, and ZCA whitening."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -47,15 +47,15 @@ class ZCA:
         return cls(*spectrum, regularization)
 
     @classmethod
-    def of(cls, data: Cifar10, regularization: float | None = None) -> "ZCA":
+    @lru_cache(maxsize=1)
+    def of(cls, data: Cifar10) -> "ZCA":
         """That of a data set's training images, scaled by `symmetric`; the last is remembered.
 
-        By default r is 1e-5, as in the paper's released code, or 1e-2 where fewer than 3,072 images
-        leave out directions: in those the sample's test images would be five times too large.
+        r is 1e-5, as in the paper's released code, or 1e-2 where fewer than 3,072 images leave out
+        directions: in those the sample's test images would be five times too large.
         """
-        if regularization is None:
-            regularization = 1e-2 if len(data.train_images) < 3072 else 1e-5
-        return replace(_fitted(data), regularization=regularization)
+        few = len(data.train_images) < 3072
+        return cls.fit(symmetric(data.train_images), 1e-2 if few else 1e-5)
 
     def matrix(self, power: float) -> Tensor:
         """U (S + r)^power Uᵀ, (D, D)."""
@@ -66,30 +66,22 @@ class ZCA:
     def _whitening(self) -> Tensor:
         return self.matrix(-0.5)
 
-    @torch.autocast("cpu", enabled=False)
     def whiten(self, images: Tensor) -> Tensor:
         """(N, …) to the same shape."""
         return ((images.flatten(1) - self.mean) @ self._whitening).view(images.shape)
 
-    @torch.autocast("cpu", enabled=False)
     def unwhiten(self, images: Tensor) -> Tensor:
         """The inverse of `whiten`."""
         return (images.flatten(1) @ self.matrix(0.5) + self.mean).view(images.shape)
 
 
-@lru_cache(maxsize=1)
-def _fitted(data: Cifar10) -> ZCA:
-    return ZCA.fit(symmetric(data.train_images))
-
-
 def prepare(data: Cifar10, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Training and test images as the network sees them, fp32 (N, 3, 32, 32), channels last."""
-    scale = unit if inputs == "unit" else symmetric
     zca = ZCA.of(data) if inputs == "zca" else None
-    prepared = []
-    for images in (data.train_images, data.test_images):
-        x = torch.empty(images.shape, memory_format=torch.channels_last)
-        for part, there in zip(images.split(PART), x.split(PART), strict=True):
-            there.copy_(zca.whiten(scale(part)) if zca else scale(part))
-        prepared.append(x)
-    return prepared[0], prepared[1]
+
+    def seen(images: Tensor) -> Tensor:
+        x = unit(images) if inputs == "unit" else symmetric(images)
+        return (zca.whiten(x) if zca else x).contiguous(memory_format=torch.channels_last)
+
+    train, test = data.train_images.split(PART), data.test_images.split(PART)
+    return torch.cat([seen(part) for part in train]), torch.cat([seen(part) for part in test])

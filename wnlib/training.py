@@ -4,12 +4,11 @@ Convolutions run in bf16 where the hardware has it, in fp16 with a gradient scal
 weights, the normalizations' statistics, loss and optimizer are in fp32.
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -26,7 +25,6 @@ from wnlib.layers import Norm, Plain, Scale
 from wnlib.model import ConvPoolCNNC, GaussianNoise
 
 DIVERGED = 10 * math.log(10)  # ten times the loss of guessing: no network comes back from it
-LEAST_SCALE = 1e-4  # fp16's scaler, at 65,536 first, is halved for each step that overflows
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Recipe:
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some values changed."""
-        return dataclasses.replace(self, **changes)
+        return replace(self, **changes)
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of epoch e from 0: of 200, lr · min(2 − e/100, 1), as in the code."""
@@ -144,15 +142,11 @@ def state_after(recipe: Recipe, row: Row) -> State:
 
 def find_device(name: str = "auto") -> torch.device:
     """The device of that name, or for "auto" the best one there is; ValueError if there is none."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    there = {"cuda": cuda, "mps": mps, "cpu": True}
-    if name == "auto":
-        name = next(each for each in there if there[each])
-    if name not in there:
-        raise ValueError(f"device is auto, cpu, cuda or mps, not {name!r}")
-    if not there[name]:
-        raise ValueError(f"there is no {name} device here; use cpu, or auto")
-    return torch.device(name)
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    here = [*(gpu for gpu, found in gpus.items() if found), "cpu"]  # the best first
+    if name not in ("auto", *here):
+        raise ValueError(f"there is no device {name!r} here; use auto or {' or '.join(here)}")
+    return torch.device(here[0] if name == "auto" else name)
 
 
 def autocast_type(device: torch.device) -> torch.dtype:
@@ -177,13 +171,13 @@ def build(recipe: Recipe) -> ConvPoolCNNC:
 
 
 def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy, (), and logits, (B, 10), of images x (B, 3, 32, 32), labels y (B,)."""
+    """Mean cross-entropy and number of errors, both (), of images (B, 3, 32, 32), labels (B,)."""
     dtype = autocast_type(x.device)
     enabled = dtype is not torch.float32
     # Without a cache: a caller's own autocast would keep the weights of an earlier step in it.
     with torch.autocast(x.device.type, dtype, enabled=enabled, cache_enabled=False):
         logits = model(x)
-    return F.cross_entropy(logits.float(), y), logits
+    return F.cross_entropy(logits.float(), y), (logits.argmax(1) != y).sum()
 
 
 @torch.no_grad()
@@ -192,9 +186,9 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> tuple[
     loss, wrong = torch.zeros(2, device=x.device)
     model.eval()
     for images, labels in zip(x.split(batch), y.split(batch), strict=True):
-        mean, logits = forward(model, images, labels)
+        mean, errors = forward(model, images, labels)
         loss += mean * len(images)
-        wrong += (logits.argmax(1) != labels).sum()
+        wrong += errors
     return loss.item() / len(x), wrong.item() / len(x)
 
 
@@ -213,7 +207,7 @@ class Training:
         self.recipe, self.data, self.device = recipe, data, find_device(device)
         self.rows: list[Row] = []  #: the epochs so far
         self.state = State.INTERRUPTED  #: how the run stands
-        self.generators: dict[str, Tensor] | None = None
+        self.generators = generators(self.device)
         with self._generators():
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
@@ -232,54 +226,46 @@ class Training:
             self.generators = generators(self.device, theirs)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Forward, backward and update; loss and logits as `forward` gives them, detached."""
-        loss, logits = forward(self.model, x, y)
-        self.optimizer.zero_grad(set_to_none=True)
+        """Forward, backward and update; loss and errors as `forward` gives them, detached."""
+        loss, errors = forward(self.model, x, y)
+        self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach(), logits.detach()
+        return loss.detach(), errors
 
     def epochs(self, tick: Callable[[], object] = lambda: None) -> Iterator[Row]:
         """Train on, epoch by epoch, until the run has ended; `tick` is called after each step."""
-        recipe, device, model = self.recipe, self.device, self.model
-        if self.state is not State.INTERRUPTED:
-            return
-        inputs = prepare(self.data, recipe.inputs)
-        train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
+        recipe, device, size = self.recipe, self.device, self.recipe.batch_size
         train_y, test_y = self.data.train_labels.to(device), self.data.test_labels.to(device)
-        if recipe.init_images and not self.rows:
-            with self._generators():
+        with self._generators():
+            inputs = prepare(self.data, recipe.inputs)
+            train_x, test_x = (x.to(device, memory_format=layout(device)) for x in inputs)
+            if recipe.init_images and not self.rows:
                 chosen = torch.randperm(len(train_x), device=device)[: recipe.init_images]
-                data_dependent_init_(model, train_x[chosen])
-        steps = len(train_x) // recipe.batch_size
+                data_dependent_init_(self.model, train_x[chosen])
+        steps = len(train_x) // size  # what remains of the images is left out
         while self.state is State.INTERRUPTED:
             start, epoch = time.perf_counter(), len(self.rows)
             lr, betas = recipe.lr_at(epoch), (recipe.beta1_at(epoch), 0.999)
             self.optimizer.param_groups[0].update(lr=lr, betas=betas)
-            model.train()
-            loss_sum, wrong = torch.zeros(2, device=device)
+            self.model.train()
+            loss, wrong = torch.zeros(2, device=device)
             with self._generators():
-                order = torch.randperm(len(train_x), device=device)[: steps * recipe.batch_size]
-                for chosen in order.split(recipe.batch_size):
-                    loss, logits = self.step(train_x[chosen], train_y[chosen])
-                    loss_sum += loss
-                    wrong += (logits.argmax(1) != train_y[chosen]).sum()
+                order = torch.randperm(len(train_x), device=device)[: steps * size]
+                for chosen in order.split(size):
+                    mean, errors = self.step(train_x[chosen], train_y[chosen])
+                    loss += mean
+                    wrong += errors
                     tick()
-            losses = loss_sum.item() / steps, wrong.item() / len(order)
-            losses += evaluate(model, test_x, test_y)
-            row = Row(epoch + 1, lr, *losses, time.perf_counter() - start)
-            overflows = self.scaler.get_scale() < LEAST_SCALE
-            self.state = State.DIVERGED if overflows else state_after(recipe, row)
+            figures = loss.item() / steps, wrong.item() / len(order)
+            figures += evaluate(self.model, test_x, test_y)
+            row = Row(epoch + 1, lr, *figures, time.perf_counter() - start)
+            self.state = state_after(recipe, row)
             self.rows.append(row)
             yield row
 
 
-def epochs(recipe: Recipe, data: Cifar10, device: str = "auto") -> Iterator[Row]:
-    """Train one network: a generator of its rows, one per epoch; see `Training`."""
-    yield from Training(recipe, data, device).epochs()
-
-
 def train(recipe: Recipe, data: Cifar10, device: str = "auto") -> list[Row]:
     """Train one network to its end; one row per epoch. `wnlib.lab.record` keeps a record, too."""
-    return list(epochs(recipe, data, device))
+    return list(Training(recipe, data, device).epochs())

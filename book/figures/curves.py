@@ -31,7 +31,7 @@ class FiveCurves(Figure):
         curves = FiveCurves([], window=0)
         display(curves)
         for recipe in recipes:
-            for row in epochs(recipe, data):
+            for row in Training(recipe, data).epochs():
                 curves.add(recipe, row)
 
     Args:
@@ -113,7 +113,7 @@ class FiveCurves(Figure):
 
         Args:
             recipe: of the run; it and the source say which run the row belongs to.
-            row: as `wnlib.epochs` yields it.
+            row: as `wnlib.Training.epochs` yields it.
             source: the name of whose runs these are.
 
         Raises:

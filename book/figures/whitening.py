@@ -49,7 +49,7 @@ class Whitening(Figure):
             columns: how many images of each part, each of another class.
             kwargs: traits.
         """
-        zca = ZCA.of(data, 1.0)
+        zca = ZCA.of(data)
         parts = {
             name: symmetric(images[[int((labels == 3 * c).nonzero()[0]) for c in range(columns)]])
             for name, images, labels in (

@@ -14,7 +14,7 @@ from training import small, timeless
 
 from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, Training, data_dependent_init_
 from wnlib.inputs import prepare
-from wnlib.training import autocast_type, build, evaluate, forward, layout
+from wnlib.training import autocast_type, evaluate, forward, layout
 
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
@@ -28,14 +28,13 @@ def exact(monkeypatch):
 
 
 def pair(norm, tiny, device):
-    """The same network, initialized, on the CPU and on the device; images and labels."""
+    """The same network, initialized, with images and labels: on the CPU, and on the device."""
     torch.manual_seed(0)
-    x = prepare(tiny, "symmetric")[0]
+    x, y = prepare(tiny, "symmetric")[0], tiny.train_labels
     model = ConvPoolCNNC(norm, 8, noise=torch.nn.Identity(), dropout=0.0)
     data_dependent_init_(model, x)
     there = copy.deepcopy(model).to(device).to(memory_format=layout(device))
-    there_x = x.to(device, memory_format=layout(device))
-    return (model, x, tiny.train_labels), (there, there_x, tiny.train_labels.to(device))
+    return (model, x, y), (there, x.to(device, memory_format=layout(device)), y.to(device))
 
 
 def relative(ours, theirs):
@@ -44,55 +43,39 @@ def relative(ours, theirs):
 
 
 @every_norm
-def test_gradients_are_the_cpus_in_fp64(norm, tiny, device, exact):
-    (wide, x, y), (there, there_x, there_y) = pair(norm, tiny, device)
-    wide = wide.double()
-    F.cross_entropy(wide(x.double()), y).backward()
-    loss, _ = forward(there, there_x, there_y)
-    loss.backward()
+def test_gradients_and_evaluation_are_the_cpus_in_fp64(norm, tiny, device, exact):
+    (wide, x, y), (there, *batch) = pair(norm, tiny, device)
+    wide, x = wide.double(), x.double()
+    F.cross_entropy(wide(x), y).backward()
+    forward(there, *batch)[0].backward()
     for (name, p), q in zip(there.named_parameters(), wide.parameters(), strict=True):
         assert relative(p.grad, q.grad) < 5e-3, name
     for (name, p), q in zip(there.named_buffers(), wide.buffers(), strict=True):
         assert p.dtype is torch.int64 or relative(p, q) < 1e-3, name
+    assert evaluate(there, *batch, 7) == pytest.approx(evaluate(wide, x, y), rel=1e-3)
 
 
 @every_norm
 def test_autocast_is_near_fp32(norm, tiny, device):
-    (model, x, y), (there, there_x, there_y) = pair(norm, tiny, device)
-    expected = F.cross_entropy(model(x), y)
-    loss, logits = forward(there, there_x, there_y)
-    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
-    assert logits.isfinite().all()
+    (model, x, y), (there, *batch) = pair(norm, tiny, device)
+    loss, _ = forward(there, *batch)
+    assert loss.item() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=0.05)
     print(f"{autocast_type(device)} on {device}")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("pixels", [1, 6, 32])
-def test_mean_only_bn_is_eq_7_and_8(dtype, pixels, device):
-    torch.manual_seed(0)
-    layer = MeanOnlyBatchNorm(5, momentum=1.0).to(device)
-    t = (3 * torch.randn(50, 5, pixels, pixels) + 8).to(dtype)
-    grad = (torch.randn(t.shape) + 3).to(dtype)
-    there = t.to(device).to(memory_format=layout(device)).requires_grad_()
-    out = layer(there)
-    out.backward(grad.to(device))
-
-    def centered(a):
-        a = a.double().numpy()
-        return a - a.mean((0, 2, 3), keepdims=True)
-
-    close = {"rtol": 0, "atol": max(1e-4, 30 * torch.finfo(dtype).eps)}
-    for ours, theirs in ((out, centered(t)), (there.grad, centered(grad))):
-        np.testing.assert_allclose(ours.detach().cpu().double().numpy(), theirs, **close)
-    mean = t.double().mean((0, 2, 3))
-    torch.testing.assert_close(layer.running_mean.cpu().double(), mean, rtol=1e-4, atol=0)
+def test_mean_only_bn_is_eq_7_and_8(dtype, device):
+    t, grad = (3 * torch.randn(2, 50, 5, 6, 6) + 8).to(device, dtype).requires_grad_()
+    out = MeanOnlyBatchNorm(5).to(device)(t)
+    for ours, a in ((out, t), (torch.autograd.grad(out, t, grad)[0], grad)):
+        wide = a.detach().cpu().double()
+        assert relative(ours, wide - wide.mean((0, 2, 3), keepdim=True)) < torch.finfo(dtype).eps
 
 
 @every_norm
-def test_a_training_runs_repeats_and_learns(norm, tiny, device):
+def test_a_training_repeats_and_learns(norm, tiny, device):
     recipe = small(norm, epochs=3, width=8, late_beta1=0.9)
     rows = [list(Training(recipe, tiny, device.type).epochs()) for _ in range(2)]
-    assert all(math.isfinite(row.train_loss) for row in rows[0])
     if device.type == "cpu":
         assert timeless(rows[0]) == timeless(rows[1])
     losses = [[row.train_loss for row in each] for each in rows]
@@ -100,12 +83,3 @@ def test_a_training_runs_repeats_and_learns(norm, tiny, device):
     # Full of its own data it is better than guessing.
     training = Training(recipe.replace(epochs=20, dropout=0.0, sigma=0.0), tiny, device.type)
     assert list(training.epochs())[-1].train_loss < math.log(10)
-
-
-def test_evaluation_is_the_cpus(tiny, device, exact):
-    (_, _, _), (there, there_x, there_y) = pair("wn_mobn", tiny, device)
-    loss, error = evaluate(there, there_x, there_y, 7)
-    cpu = copy.deepcopy(there).cpu()
-    expected = evaluate(cpu, there_x.cpu(), there_y.cpu())
-    assert (loss, error) == pytest.approx(expected, rel=1e-3)
-    assert build(small()).norm is Norm.WN

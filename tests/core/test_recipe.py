@@ -3,15 +3,13 @@
 import dataclasses
 import itertools
 import math
-import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wnlib import Norm, Recipe
 
-laws = settings(max_examples=100, deadline=None, derandomize=True)
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 
@@ -34,27 +32,17 @@ def test_paper_and_report_are_their_sources(norm):
     assert {(report.lr_at(e), report.beta1_at(e)) for e in range(200)} == {(0.001, 0.9)}
 
 
-# --- the schedule
-
-
-def test_schedule_is_the_released_codes():
-    for norm in Norm:
-        recipe = Recipe.paper(norm)
-        for e in range(200):
-            assert math.isclose(recipe.lr_at(e), recipe.lr * min(2 - e / 100, 1), rel_tol=1e-12)
-            assert recipe.beta1_at(e) == (0.9 if e < 100 else 0.5)
-
-
-def test_schedule_follows_the_number_of_epochs_and_the_rate_at_the_switch():
-    short = Recipe.paper("wn").replace(epochs=10, switch_rate=0.4)
-    rates = [short.lr_at(e) / short.lr for e in range(10)]
+def test_schedule_is_the_released_codes_at_any_length():
+    recipe = Recipe.paper("wn")
+    rates = [recipe.lr_at(e) for e in range(200)]
+    assert rates == pytest.approx([0.003 * min(2 - e / 100, 1) for e in range(200)], rel=1e-12)
+    assert [recipe.beta1_at(e) for e in range(200)] == [0.9] * 100 + [0.5] * 100
+    short = recipe.replace(epochs=10, lr=1.0, switch_rate=0.4, late_beta1=0.7)
+    rates = [short.lr_at(e) for e in range(10)]
     assert rates == pytest.approx([1, 1, 1, 1, 1, 0.4, 0.32, 0.24, 0.16, 0.08])
-    assert [short.beta1_at(e) for e in range(10)] == [0.9] * 5 + [0.5] * 5
-    kept = short.replace(late_beta1=0.9)
-    assert {kept.beta1_at(e) for e in range(10)} == {0.9}
+    assert [short.beta1_at(e) for e in range(10)] == [0.9] * 5 + [0.7] * 5
 
 
-@laws
 @given(st.integers(1, 300), st.floats(0, 1), st.floats(1e-8, 1e3))
 def test_learning_rate_only_falls_and_stays_positive(epochs, decay_from, lr):
     recipe = Recipe("wn", epochs=epochs, decay_from=decay_from, lr=lr)
@@ -62,31 +50,23 @@ def test_learning_rate_only_falls_and_stays_positive(epochs, decay_from, lr):
     assert rates[0] == lr
     assert all(0 < later <= earlier for earlier, later in itertools.pairwise(rates))
     betas = [recipe.beta1_at(e) for e in range(epochs)]
-    assert betas == sorted(betas, reverse=True)
     assert betas.count(0.9) == math.ceil(epochs * decay_from)
 
 
-# --- what is refused
-
-NAN, INF = float("nan"), float("inf")
-size = ([0, -1, NAN, 100_001], "from 1 to 100,000")
-REFUSED = {
-    **dict.fromkeys(("width", "epochs", "batch_size"), size),
-    "seed": ([-1, 2**64], "a whole number from 0 to 2⁶⁴ − 1"),
-    "lr": ([0, -1e-3, NAN, INF], "a number above 0"),
-    "scale": (["log", None], "linear or exp with weight norm"),
-    "plain": (["frozen", None], "divided with weight norm"),
-}
-
-
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [(field, value) for field, (values, _) in REFUSED.items() for value in values],
+    ("fields", "values", "what"),
+    [
+        ("width epochs batch_size", [0, -1, math.nan, 100_001], "from 1 to 100,000"),
+        ("seed", [-1, 2**64], "a whole number from 0 to 2⁶⁴ − 1"),
+        ("lr", [0, -1e-3, math.nan, math.inf], "a number above 0"),
+        ("scale", ["log", None], "linear or exp with weight norm"),
+        ("plain", ["frozen", None], "divided with weight norm"),
+    ],
 )
-def test_impossible_values_are_refused(field, value):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        Recipe.paper("wn").replace(**{field: value})
-    assert str(caught.value) == f"{field} is {REFUSED[field][1]}, not {value!r}"
+def test_impossible_values_are_refused(fields, values, what):
+    for field, value in itertools.product(fields.split(), values):
+        with pytest.raises(ValueError, match=f"^{field} is {what}, not {value!r}$"):
+            Recipe("wn", **{field: value})
 
 
 @every_norm
@@ -95,5 +75,5 @@ def test_exp_is_for_weight_norm_and_frozen_scales_for_plain_weights(norm):
         if norm in norms.split():
             assert getattr(Recipe(norm, **{field: value}), field) == value
         else:
-            with pytest.raises(ValueError, match=f"^{field} is .*{re.escape(norm.label)}, not"):
+            with pytest.raises(ValueError, match=f"^{field} is "):
                 Recipe(norm, **{field: value})

@@ -53,8 +53,8 @@ def fails(capsys, *argv):
         (["train", "wn", "--width", ""], "width"),
         (["train", "wn", "--lr", "-1"], "lr is a number above 0"),
         (["train", "none", "--scale", "exp"], "exp is a scale of weight norm"),
-        (["train", "none", "--device", "tpu"], "device is auto, cpu, cuda or mps, not 'tpu'"),
-        (["train", "wn", "--device", ""], "device is auto, cpu, cuda or mps, not ''"),
+        (["train", "none", "--device", "tpu"], "there is no device 'tpu' here; use auto or cpu"),
+        (["train", "wn", "--device", ""], "there is no device '' here; use auto or cpu"),
         (["train", "wn", "--late-beta1", "nan"], "nan is not from 0 to below 1"),
         (["train", "wn", "--late-beta1", "half"], "half"),
         (["train", "wn", "--out", ""], "it is empty"),
@@ -238,13 +238,6 @@ def test_a_stopped_run_goes_on(tmp_path, how):
     assert finished.state == "finished"
     rows = finished.rows[: len(stopped.rows)]
     assert [row[:-1] for row in rows] == [row[:-1] for row in stopped.rows]
-
-
-def test_ctrl_c_while_torch_is_loaded_is_one_line(tmp_path):
-    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run([*WNLIB, "data"], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "wnlib: stopped\n")
 
 
 def test_progress_bar_at_a_terminal(tmp_path):
