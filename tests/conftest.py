@@ -29,13 +29,6 @@ if torch.cuda.is_available():
     import torch._dynamo  # imported late, it trips over a patched torch.cuda.is_available
 
 
-@pytest.fixture(scope="session")
-def user_cache() -> Path:
-    """The cache that the user has, to be read and never written."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnlib"
-    return Path(os.environ.get("WNLIB_CACHE") or default).expanduser()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
     """A shell's background jobs ignore Ctrl-C, and what they start inherits that."""
@@ -43,7 +36,7 @@ def interruptible():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(user_cache: Path, tmp_path_factory: pytest.TempPathFactory):
+def cache(tmp_path_factory: pytest.TempPathFactory):
     """WNLIB_CACHE is a temporary folder, in these tests and in what they start."""
     base = tmp_path_factory.getbasetemp()
     # Side by side, pytest's processes share one: the sample is whitened once for all.

@@ -69,10 +69,8 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
         try:
             parts = [(root / name).read_bytes() for name in MD5]
         except OSError as error:
-            raise DataError(
-                f"CIFAR-10 is not in {root} ({error.strerror or error}); "
-                "fetch it with: python -m wnlib data --full"
-            ) from None
+            how = "fetch it with: python -m wnlib data --full"
+            raise DataError(f"CIFAR-10 is not in {root} ({error.strerror}); {how}") from None
     else:
         sums, parts = SAMPLE_MD5, [_from_tiles(name) for name in SAMPLE_MD5]
     for (name, md5), part in zip(sums.items(), parts, strict=True):
@@ -98,6 +96,5 @@ def _from_tiles(part: str) -> bytes:
     folder = resources.files("wnlib") / "sample"
     labels = np.frombuffer((folder / f"{part}.txt").read_bytes().strip(), np.uint8) - ord("0")
     pixels = np.asarray(Image.open(BytesIO((folder / f"{part}.png").read_bytes())))
-    rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
-    tiles = pixels.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)
+    tiles = pixels.reshape(len(pixels) // 32, 32, -1, 32, 3).transpose(0, 2, 4, 1, 3)
     return np.concatenate([labels[:, None], tiles.reshape(-1, 3072)], axis=1).tobytes()

@@ -41,17 +41,6 @@ def test_sample_is_balanced_and_has_its_md5_sums(sample):
     assert sample.digest == hashlib.md5("".join(sums).encode()).hexdigest()
 
 
-def test_sample_is_the_first_of_each_class(sample, user_cache):
-    if not all((user_cache / name).is_file() for name in MD5):
-        pytest.skip("the full CIFAR-10 is not in the user's cache; python -m wnlib data --full")
-    full = load_cifar10(full=True, cache=user_cache)
-    for part, count in (("train", 200), ("test", 100)):
-        images, labels = getattr(full, f"{part}_images"), getattr(full, f"{part}_labels")
-        ours, ours_labels = getattr(sample, f"{part}_images"), getattr(sample, f"{part}_labels")
-        for c in range(10):
-            assert torch.equal(ours[ours_labels == c], images[labels == c][:count])
-
-
 def test_an_altered_sample_is_refused(monkeypatch):
     monkeypatch.setitem(SAMPLE_MD5, "test", "0" * 32)
     message = "^test has md5 5475799aaea34454f2521c96a8ac2efc, not 0{32}: incomplete or altered$"

@@ -14,7 +14,7 @@ from training import small, timeless
 
 from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, Training, data_dependent_init_
 from wnlib.inputs import prepare
-from wnlib.training import autocast_type, evaluate, forward, layout
+from wnlib.training import evaluate, forward, layout
 
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
@@ -60,7 +60,6 @@ def test_autocast_is_near_fp32(norm, tiny, device):
     (model, x, y), (there, *batch) = pair(norm, tiny, device)
     loss, _ = forward(there, *batch)
     assert loss.item() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=0.05)
-    print(f"{autocast_type(device)} on {device}")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -9,7 +9,7 @@ from training import small, timeless
 
 import wnlib.training as module
 from wnlib import Norm, Training, train
-from wnlib.inputs import prepare, symmetric
+from wnlib.inputs import symmetric
 from wnlib.training import Row, State, autocast_type, build, find_device, state_after
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
@@ -22,13 +22,20 @@ def test_rows_are_the_recipes_and_nothing_elses(tiny, whole):
     expected = torch.rand(10)
     torch.manual_seed(5)
     rows, drawn = [], [torch.rand(2)]
-    with torch.autocast("cpu", torch.bfloat16):  # which changes no row
-        for row in Training(small(), tiny).epochs():
-            rows.append(row)
-            drawn.append(torch.rand(2))  # the run and its caller draw apart from each other
+    for row in Training(small(), tiny).epochs():
+        rows.append(row)
+        drawn.append(torch.rand(2))  # the run and its caller draw apart from each other
     assert timeless(rows) == timeless(whole)
     assert torch.equal(torch.cat(drawn), expected)
     assert timeless(train(small(seed=1), tiny)) != timeless(whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_ignore_the_callers_autocast(tiny, monkeypatch, dtype):
+    monkeypatch.setattr(module, "autocast_type", lambda _: dtype)
+    rows = timeless(train(small(), tiny))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert timeless(train(small(), tiny)) == rows
 
 
 def test_a_training_goes_on_where_it_was_left(tiny, whole):
@@ -42,39 +49,21 @@ def test_a_training_goes_on_where_it_was_left(tiny, whole):
     assert list(training.epochs()) == []
 
 
-def test_each_epoch_takes_whole_minibatches_in_an_order_of_its_own(tiny):
-    training = Training(small(batch_size=15, init_images=0, sigma=0.0, width=2), tiny)
-    images, taken = prepare(tiny, "symmetric")[0], []
-
-    def look(model, inputs):
-        if model.training:
-            found = (inputs[0][:, None] == images).flatten(2).all(2).nonzero()
-            taken.append(found[:, 1].tolist())
-
-    training.model.register_forward_pre_hook(look)
-    list(training.epochs())
-    orders = [tuple(a + b) for a, b in zip(taken[::2], taken[1::2], strict=True)]
-    assert [len(set(order)) for order in orders] == [30] * 4  # the rest of the 40 is left out
-    assert len(set(orders)) == 4
+def test_too_few_images_are_refused(tiny):
+    message = r"^the recipe takes 41 images at once, Cifar10\(tiny: 40 \+ 20 images\) has 40$"
+    for changes in ({"batch_size": 41}, {"init_images": 41}):
+        with pytest.raises(ValueError, match=message):
+            train(small(**changes), tiny)
 
 
-# --- how it ends
+def test_how_a_run_stands():
+    def after(epoch, train_loss, test_loss):
+        return state_after(small(epochs=3), Row(epoch, 0.1, train_loss, 0.9, test_loss, 0.9, 1.0))
 
-
-@pytest.mark.parametrize(
-    ("epoch", "train_loss", "test_loss", "state"),
-    [
-        (2, 23.02, 1e30, State.INTERRUPTED),  # running statistics may lag behind for an epoch
-        (3, 23.02, 2.3, State.FINISHED),
-        (2, 23.03, 2.3, State.DIVERGED),  # ten times ln 10
-        (3, math.nan, 2.3, State.DIVERGED),
-        (2, 2.3, math.nan, State.DIVERGED),
-        (2, 2.3, math.inf, State.DIVERGED),
-    ],
-)
-def test_how_a_run_stands(epoch, train_loss, test_loss, state):
-    row = Row(epoch, 0.003, train_loss, 0.9, test_loss, 0.9, 1.0)
-    assert state_after(small(epochs=3), row) is state
+    assert after(2, 23.02, 1e30) is State.INTERRUPTED  # running statistics may lag behind
+    assert after(3, 23.02, 2.3) is State.FINISHED
+    for losses in ((23.03, 2.3), (math.nan, 2.3), (2.3, math.nan), (2.3, math.inf)):
+        assert after(3, *losses) is after(1, *losses) is State.DIVERGED  # 23.026 is ten times ln 10
 
 
 def test_divergence_ends_the_run(tiny):
@@ -83,14 +72,19 @@ def test_divergence_ends_the_run(tiny):
     assert training.state is State.DIVERGED
 
 
+def test_the_scaler_of_fp16_changes_no_row(tiny, whole, monkeypatch):
+    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float16)
+    training = Training(small(), tiny)
+    monkeypatch.undo()
+    assert training.scaler.is_enabled()
+    assert timeless(training.epochs()) == timeless(whole)  # a power of two: nothing is rounded
+
+
 # --- what is computed
 
 
 class Again:
-    """The network and its initialization, typed again: full batches, no noise, in fp64.
-
-    Channels are last, in images, activations and weights, so that all that is per unit broadcasts.
-    """
+    """The network and its initialization, typed again in fp64, without noise."""
 
     def __init__(self, recipe):
         self.norm, self.exp, self.eps = recipe.norm, recipe.scale == "exp", recipe.bn_eps
@@ -98,11 +92,12 @@ class Again:
         torch.manual_seed(recipe.seed)
         for name, block in build(recipe).named_children():
             if hasattr(block, "layer"):
-                w = block.layer.weight.detach().double().movedim(0, -1)
-                mean, var, b, gamma = torch.zeros(4, w.shape[-1], dtype=torch.float64)
+                w = block.layer.weight.detach().double()
+                w = w if w.ndim == 4 else w[:, :, None, None]  # dense: a convolution of 1×1
+                mean, var, b, gamma = torch.zeros(4, len(w), 1, 1, dtype=torch.float64)
                 p = self.layers[name] = {"w": w, "b": b, "mean": mean, "var": var + 1}
                 if self.norm.weight_normalized:
-                    g = w.flatten(0, -2).norm(dim=0)
+                    g = w.square().sum((1, 2, 3), keepdim=True).sqrt()
                     p["g"] = g.log() if self.exp else g
                 if self.norm is Norm.BN:
                     p["gamma"] = gamma + 1
@@ -115,89 +110,85 @@ class Again:
         p = self.layers[name]
         w = p["w"]
         if "g" in p:
-            w = w / w.flatten(0, -2).norm(dim=0) * (p["g"].exp() if self.exp else p["g"])
-        if w.ndim == 4:
-            x = F.conv2d(x.movedim(-1, 1), w.movedim(-1, 0), padding=padding).movedim(1, -1)
-        else:
-            x = x @ w
-        units = x.flatten(0, -2)
-        mean, var = units.mean(0), units.var(0, correction=0)
+            length = w.square().sum((1, 2, 3), keepdim=True).sqrt()
+            w = w / length * (p["g"].exp() if self.exp else p["g"])
+        x = F.conv2d(x, w, padding=padding)
+        over = {"dim": (0, 2, 3), "keepdim": True}
+        mean, var, unbiased = x.mean(**over)[0], x.var(correction=0, **over)[0], x.var(**over)[0]
         if mode == "init" and self.norm is not Norm.BN:
             std = var.sqrt()
             if self.exp:
-                p["g"] -= std.log()
+                p["g"] -= std.log()[..., None]
             else:
-                p["g" if "g" in p else "w"] /= std
+                p["g" if "g" in p else "w"] /= std[..., None]
             x, mean = x / std, mean / std
             if not self.norm.mean_only:
                 p["b"] -= mean
         if mode == "eval":
             mean, var = p["mean"], p["var"]
         else:
-            rate, unbiased = 1.0 if mode == "init" else 0.1, units.var(0)
+            rate = 1.0 if mode == "init" else 0.1
             p["mean"] += rate * (mean.detach() - p["mean"])
             p["var"] += rate * (unbiased.detach() - p["var"])
         if self.norm is Norm.BN:
             return p["gamma"] * (x - mean) / (var + self.eps).sqrt() + p["b"]
         return x + p["b"] - (mean if self.norm.mean_only else 0)
 
-    def figures(self, images, labels, mode):
+    def figures(self, x, labels, mode):
         """Loss and error."""
-        x = images.movedim(1, -1)
         for i in range(1, 10):
             x = F.leaky_relu(self.layer(f"conv{i}", x, mode, padding=int(i < 7)), 0.1)
             if i in (3, 6):
-                x = F.max_pool2d(x.movedim(-1, 1), 2).movedim(1, -1)
-        logits = self.layer("dense", x.mean((1, 2)), mode)
+                x = F.max_pool2d(x, 2)
+        logits = self.layer("dense", x.mean((2, 3), keepdim=True), mode).flatten(1)
         loss = -logits.float().log_softmax(1)[torch.arange(len(labels)), labels].mean()
-        return loss, (logits.argmax(1) != labels).double().mean().item()
+        return loss, (logits.argmax(1) != labels).double().mean()
 
 
 @pytest.mark.parametrize(
     ("norm", "scale"), [*((n, "linear") for n in Norm), (Norm.WN, "exp"), (Norm.WN_MOBN, "exp")]
 )
-@pytest.mark.parametrize("init", [40, 0])
+@pytest.mark.parametrize("init", [20, 0])
 def test_training_is_the_one_typed_again(tiny, monkeypatch, norm, scale, init):
     # In fp64: where two pixels all but tie, rounding decides which of them a pooling passes on.
     x, test_x = (symmetric(images).double() for images in (tiny.train_images, tiny.test_images))
     monkeypatch.setattr(module, "prepare", lambda *_: (x, test_x))
     monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
-    settings = {"batch_size": 40, "sigma": 0, "dropout": 0, "width": 3, "switch_rate": 0.8}
+    settings = {"batch_size": 15, "sigma": 0, "dropout": 0, "width": 3, "switch_rate": 0.8}
     settings |= {"scale": scale, "init_images": init, "plain": "divided", "bn_eps": 0.01}
     recipe = small(norm, lr=0.003, **settings)
-    training, again = Training(recipe, tiny), Again(recipe)
-    training.model.double()
-    if init:
-        again.figures(x, tiny.train_labels, "init")
+    training, again, taken, orders = Training(recipe, tiny), Again(recipe), [], set()
+
+    def look(model, inputs):
+        if model.training:
+            taken.append([int((x == image).flatten(1).all(1).nonzero()) for image in inputs[0]])
+
+    training.model.double().register_forward_pre_hook(look)
     adam = torch.optim.Adam(again.learned(), eps=1e-4)
     rates, betas = [0.003, 0.003, 0.0024, 0.0012], [0.9, 0.9, 0.5, 0.5]
     for row, lr, beta1 in zip(training.epochs(), rates, betas, strict=True):
-        loss, error = again.figures(x, tiny.train_labels, "train")
+        *first, one, two = taken
+        taken.clear()
+        if init and not orders:
+            assert first[0] == first[1]
+            with torch.no_grad():
+                again.figures(x[first[0]], tiny.train_labels[first[0]], "init")
         adam.param_groups[0].update(lr=lr, betas=(beta1, 0.999))
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        tested, test_error = again.figures(test_x, tiny.test_labels, "eval")
-        figures = lr, loss.item(), error, tested.item(), test_error
-        assert row[1:6] == pytest.approx(figures, rel=1e-5)
-
-
-def test_the_scaler_of_fp16_changes_no_row(tiny, whole, monkeypatch):
-    monkeypatch.setattr(module, "autocast_type", lambda _: torch.float16)
-    training = Training(small(), tiny)
-    monkeypatch.undo()
-    assert training.scaler.is_enabled()
-    assert timeless(training.epochs()) == timeless(whole)  # a power of two: nothing is rounded
+        trained = []
+        for chosen in (one, two):
+            trained.append(again.figures(x[chosen], tiny.train_labels[chosen], "train"))
+            adam.zero_grad()
+            trained[-1][0].backward()
+            adam.step()
+        loss, error = (sum(each).item() / 2 for each in zip(*trained, strict=True))
+        tested = [each.item() for each in again.figures(test_x, tiny.test_labels, "eval")]
+        assert row[1:6] == pytest.approx([lr, loss, error, *tested], rel=1e-5)
+        assert len({*one, *two}) == 30  # the rest of the 40 is left out
+        orders.add((*one, *two))
+    assert len(orders) == 4
 
 
 # --- what is not there
-
-
-@pytest.mark.parametrize("changes", [{"batch_size": 41}, {"init_images": 41}])
-def test_too_few_images_are_refused(tiny, changes):
-    message = r"^the recipe takes 41 images at once, Cifar10\(tiny: 40 \+ 20 images\) has 40$"
-    with pytest.raises(ValueError, match=message):
-        train(small(**changes), tiny)
 
 
 @pytest.mark.parametrize("here", [["cuda", "mps", "cpu"], ["mps", "cpu"], ["cpu"]])
