@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from wnlib.layers import FrozenScale, MeanOnlyBatchNorm, Norm, Plain, Scale, weight_norm
@@ -24,9 +23,6 @@ class GaussianNoise(nn.Module):
         drawn = torch.randn([x.numel()], dtype=x.dtype, device=x.device)
         return torch.add(x, shaped(drawn, x), alpha=self.sigma)
 
-    def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
-
 
 class Dropout(nn.Dropout):
     """Dropout as torch has it, any shape; for p = ½ on a CPU it draws one random byte per unit.
@@ -35,19 +31,17 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        here = input.device.type == "cpu" and self.training and self.p == 0.5
-        if not torch.jit.is_scripting() and here:  # pyright: ignore[reportPrivateImportUsage]
-            words = torch.randint(-(2**63), 2**63 - 1, [(input.numel() + 7) // 8])  # int64
-            keep = shaped(words.view(torch.int8)[: input.numel()], input) >= 0
-            return input * keep.to(input.dtype).mul_(2)
-        return F.dropout(input, self.p, self.training)
+        if not (self.training and self.p == 0.5 and input.device.type == "cpu"):
+            return super().forward(input)
+        words = torch.randint(-(2**63), 2**63 - 1, [(input.numel() + 7) // 8])  # int64
+        keep = shaped(words.view(torch.int8)[: input.numel()], input) >= 0
+        return input * keep.to(input.dtype).mul_(2)
 
 
 def shaped(flat: Tensor, x: Tensor) -> Tensor:
     """Flat values, which torch draws several times as fast, in the shape and memory order of x."""
     if x.ndim == 4 and x.stride(1) == 1:  # channels last
-        n, c, h, w = x.shape
-        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+        return flat.view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
     return flat.view(x.shape)
 
 
@@ -111,24 +105,23 @@ class ConvPoolCNNC(nn.Sequential):
         def conv(fan_in: int, fan_out: int, kernel: int, padding: int = 0) -> nn.Sequential:
             return block(nn.Conv2d(fan_in, fan_out, kernel, padding=padding), norm, **options)
 
-        super().__init__(
-            OrderedDict(
-                noise=GaussianNoise() if noise is None else noise,
-                conv1=conv(3, w, 3, 1),  # (N, w, 32, 32)
-                conv2=conv(w, w, 3, 1),
-                conv3=conv(w, w, 3, 1),
-                pool1=nn.MaxPool2d(2),  # (N, w, 16, 16)
-                drop1=Dropout(dropout),
-                conv4=conv(w, 2 * w, 3, 1),  # (N, 2w, 16, 16)
-                conv5=conv(2 * w, 2 * w, 3, 1),
-                conv6=conv(2 * w, 2 * w, 3, 1),
-                pool2=nn.MaxPool2d(2),  # (N, 2w, 8, 8)
-                drop2=Dropout(dropout),
-                conv7=conv(2 * w, 2 * w, 3),  # (N, 2w, 6, 6)
-                conv8=conv(2 * w, 2 * w, 1),
-                conv9=conv(2 * w, 2 * w, 1),
-                gap=GlobalAvgPool(),  # (N, 2w)
-                dense=block(nn.Linear(2 * w, 10), norm, act=False, **options),
-            )
+        parts = OrderedDict(
+            noise=GaussianNoise() if noise is None else noise,
+            conv1=conv(3, w, 3, 1),  # (N, w, 32, 32)
+            conv2=conv(w, w, 3, 1),
+            conv3=conv(w, w, 3, 1),
+            pool1=nn.MaxPool2d(2),  # (N, w, 16, 16)
+            drop1=Dropout(dropout),
+            conv4=conv(w, 2 * w, 3, 1),  # (N, 2w, 16, 16)
+            conv5=conv(2 * w, 2 * w, 3, 1),
+            conv6=conv(2 * w, 2 * w, 3, 1),
+            pool2=nn.MaxPool2d(2),  # (N, 2w, 8, 8)
+            drop2=Dropout(dropout),
+            conv7=conv(2 * w, 2 * w, 3),  # (N, 2w, 6, 6)
+            conv8=conv(2 * w, 2 * w, 1),
+            conv9=conv(2 * w, 2 * w, 1),
+            gap=GlobalAvgPool(),  # (N, 2w)
+            dense=block(nn.Linear(2 * w, 10), norm, act=False, **options),
         )
+        super().__init__(parts)
         self.norm = norm
