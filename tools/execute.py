@@ -6,21 +6,20 @@ Without arguments: all notebooks of _toc.yml, in its order. A notebook that fail
 to standard error, keeps its file.
 """
 
-import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import setup_cell
-import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat.corpus.words import generate_corpus_id
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 300  # seconds a cell may take
@@ -30,63 +29,36 @@ LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
 
 class NotebookError(Exception):
-    """One line: which notebook, which cell, what went wrong."""
+    """One line: which cell, and what went wrong."""
 
 
 def pages(root: Path = ROOT) -> list[str]:
     """The pages of the book, in reading order, without suffix."""
-
-    def walk(node: Any) -> Iterator[str]:
-        if isinstance(node, list):
-            for child in node:
-                yield from walk(child)
-        elif isinstance(node, dict):
-            yield from (node[key] for key in ("root", "file") if key in node)
-            for key in ("parts", "chapters", "sections"):
-                yield from walk(node.get(key, []))
-
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    return [page.removesuffix(".ipynb").removesuffix(".md") for page in walk(toc)]
+    toc = (root / "_toc.yml").read_text(encoding="utf-8")
+    return re.findall(r"\b(?:root|file): ([\w/-]+)", toc)
 
 
-def execute(path: Path, timeout: int = TIMEOUT) -> bool:
+def execute(path: Path) -> bool:
     """Run one notebook in its own folder and store it; say whether the file changed."""
-    try:
-        before = path.read_text(encoding="utf-8")
-        notebook = nbformat.reads(before, as_version=4)
-    except OSError as error:
-        raise NotebookError(f"{path}: {error.strerror}") from None
-    except nbformat.reader.NotJSONError:
-        raise NotebookError(f"{path}: is not a notebook") from None
+    before = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(before, as_version=4)
     setup_cell.stamp(notebook)
-    _run(notebook, path, timeout)
+    _run(notebook, path)
     after = nbformat.writes(normalize(notebook)) + "\n"
-    if after == before:
-        return False
-    partial = path.with_suffix(".partial")
-    partial.write_text(after, encoding="utf-8")
-    partial.replace(path)
-    return True
+    path.write_text(after, encoding="utf-8")
+    return after != before
 
 
-def _run(notebook: Any, path: Path, timeout: int) -> None:
+def _run(notebook: Any, path: Path) -> None:
     silent = logging.Logger("execute")  # what it would log is in the line we raise
     silent.addHandler(logging.NullHandler())
-    running = 0
-
-    def begin(cell: Any, cell_index: int) -> None:
-        nonlocal running
-        running += cell in code
-
-    code = [cell for cell in notebook.cells if _is_code(cell)]
     client = NotebookClient(
         notebook,
-        timeout=timeout,
+        timeout=TIMEOUT,
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,  # how printed text is cut is chance
-        on_cell_start=begin,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of transport on this machine
         log=silent,
         resources={"metadata": {"path": str(path.parent)}},
@@ -96,18 +68,17 @@ def _run(notebook: Any, path: Path, timeout: int) -> None:
         client.execute(stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         why = f"{error.ename}: {_line(error.evalue)}"
-    except CellTimeoutError:
-        why = f"took longer than {timeout} seconds"
-    except DeadKernelError:
-        why = "the kernel died; out of memory?"
+    except (CellTimeoutError, DeadKernelError) as error:
+        why = _line(error)
     else:
-        said = [(n, o) for n, cell in enumerate(code, 1) for o in cell.outputs]
-        said = [(n, o.text) for n, o in said if o.get("name") == "stderr"]
-        if not said:
-            return
-        running, text = said[0]
-        why = f"writes to standard error: {_line(text)}"
-    raise NotebookError(f"{path}, code cell {running}: {why}")
+        why = ""
+    if why:
+        raise NotebookError(f"code cell {client.code_cells_executed}: {why}")
+    for number, cell in enumerate(filter(_is_code, notebook.cells), 1):
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                said = f"writes to standard error: {_line(output.text)}"
+                raise NotebookError(f"code cell {number}: {said}")
 
 
 def normalize(notebook: Any) -> Any:
@@ -121,7 +92,9 @@ def normalize(notebook: Any) -> Any:
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        cell.id = _id(cell, ids)
+        if "id" not in cell or cell.id in ids:
+            cell.id = generate_corpus_id()
+        ids.add(cell.id)
         if cell.cell_type != "code":
             continue
         number += _is_code(cell)
@@ -141,17 +114,6 @@ def _is_code(cell: Any) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())
 
 
-def _id(cell: Any, taken: set[str]) -> str:
-    """The cell's own id, or one that follows from its text, if that is free."""
-    text = cell.source
-    wanted = cell.get("id")
-    while not wanted or wanted in taken:
-        text = hashlib.sha256(text.encode()).hexdigest()
-        wanted = text[:8]
-    taken.add(wanted)
-    return wanted
-
-
 def _line(text: Any) -> str:
     return next((line for line in str(text).splitlines() if line.strip()), "")
 
@@ -160,18 +122,15 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a kernel's note on debugging
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in Makefile
     os.environ.setdefault("WNLIB_QUICK", "1")  # what is stored is what `make test` runs again
-    paths = [Path(name) for name in arguments]
-    if not paths:
-        paths = [p for p in (Path(f"{page}.ipynb") for page in pages()) if (ROOT / p).exists()]
-        os.chdir(ROOT)
+    book = [path for page in pages() if (path := ROOT / f"{page}.ipynb").exists()]
     status = 0
-    for path in paths:
+    for path in map(Path, arguments) if arguments else book:
         begin = time.perf_counter()
         try:
             what = "changed" if execute(path) else "as it was"
             print(f"{path}: {what}, {time.perf_counter() - begin:.0f} s", flush=True)
-        except NotebookError as error:
-            print(error, file=sys.stderr, flush=True)
+        except (NotebookError, OSError, ValueError) as error:  # no file, or no notebook
+            print(f"{path}: {_line(error)}", file=sys.stderr, flush=True)
             status = 1
     return status
 

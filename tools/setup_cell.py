@@ -1,18 +1,18 @@
 """The first code cell of every notebook, in one place.
 
-    python tools/setup_cell.py [book/a.ipynb ...]
+    python tools/setup_cell.py
 
-writes it into these notebooks, or into all of the book; `tools/execute.py` does so before it runs
-one. What the cell fetches is the branch that .github/workflows/pages.yml makes.
+writes it into all notebooks of the book; `tools/execute.py` does so before it runs one. What the
+cell fetches is the branch that .github/workflows/pages.yml makes.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 ROOT = Path(__file__).parent.parent
+# tools/plain.py puts the repository's name in.
 TEXT = """\
 # Setup. In Colab and Kaggle this fetches the book; torch and numpy stay.
 import os
@@ -46,41 +46,25 @@ if hosted and not Path("../wnlib").exists():
     fetch(*pip, "--no-deps", *extra, ".", cwd=book)
     if not (book / "book").exists():
         raise SystemExit(f"Delete the folder {book}, and run this again")
-    os.chdir(book / "book")
-"""
-
-
-def text() -> str:
-    """The cell; tools/plain.py puts the repository's name in."""
-    return TEXT.rstrip("\n")
+    os.chdir(book / "book")"""
 
 
 def is_one(cell: Any) -> bool:
     return cell.cell_type == "code" and cell.source.startswith("# Setup")
 
 
-def stamp(notebook: Any) -> bool:
-    """Give the notebook the present text, if it has such a cell; say whether it has."""
+def stamp(notebook: Any) -> None:
+    """Give the notebook the present text, if it has such a cell."""
     for cell in filter(is_one, notebook.cells):
-        cell.source = text()
-        return True
-    return False
+        cell.source = TEXT
 
 
-def main(arguments: list[str]) -> int:
-    for path in map(Path, arguments) if arguments else sorted(ROOT.glob("book/*.ipynb")):
-        before = path.read_text(encoding="utf-8")
-        notebook = nbformat.reads(before, as_version=4)
-        if not stamp(notebook):
-            code = [cell.cell_type for cell in notebook.cells].index("code")
-            first = nbformat.v4.new_code_cell(text(), metadata={"tags": ["remove-cell"]})
-            notebook.cells.insert(code, first)
-        after = nbformat.writes(notebook) + "\n"
-        if after != before:
-            path.write_text(after, encoding="utf-8")
-            print(path)
-    return 0
+def main() -> None:
+    for path in ROOT.glob("book/*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        stamp(notebook)
+        nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -175,27 +175,12 @@ def test_execute_refuses(tmp_path: Path) -> None:
     done = run_execute(*paths, tmp_path / "text.ipynb")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"{paths[0]}, code cell 2: ZeroDivisionError: division by zero",
-        f"{paths[1]}, code cell 2: writes to standard error: a bar",
-        f"{paths[2]}, code cell 2: the kernel died; out of memory?",
-        f"{tmp_path / 'text.ipynb'}: is not a notebook",
+        f"{paths[0]}: code cell 2: ZeroDivisionError: division by zero",
+        f"{paths[1]}: code cell 2: writes to standard error: a bar",
+        f"{paths[2]}: code cell 2: Kernel died",
+        f"{tmp_path / 'text.ipynb'}: Notebook does not appear to be JSON: 'not a notebook'",
     ]
     assert [path.read_bytes() for path in paths] == before, "a failed notebook was overwritten"
-
-
-def test_execute_ends_a_long_cell(tmp_path: Path) -> None:
-    path = tmp_path / "long.ipynb"
-    cell = nbformat.v4.new_code_cell("import time\ntime.sleep(60)")
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    code = "import sys, pathlib, execute; execute.execute(pathlib.Path(sys.argv[1]), timeout=1)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, path],
-        cwd=ROOT / "tools",
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert "code cell 1: took longer than 1 seconds" in done.stderr.splitlines()[-1]
 
 
 def test_nbval_bites_and_passes_over_pixels(small: Path, tmp_path: Path) -> None:

@@ -37,22 +37,14 @@ NOTEBOOKS = sorted(ROOT.glob("book/*.ipynb"))
 def test_every_notebook_begins_with_this_cell(path: Path) -> None:
     code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert [setup_cell.is_one(cell) for cell in code] == [True] + [False] * (len(code) - 1)
-    assert code[0].source == setup_cell.text(), "run tools/setup_cell.py"
+    assert code[0].source == setup_cell.TEXT, "run tools/setup_cell.py"
 
 
-def test_the_cell_is_written_where_it_is_old_or_missing(tmp_path: Path) -> None:
-    new = nbformat.v4
-    path = tmp_path / "a.ipynb"
-    for cells in (
-        [new.new_code_cell("# Setup, as it was", metadata={"tags": ["hide-input"]})],
-        [new.new_markdown_cell("# A chapter"), new.new_code_cell("1 + 1")],
-    ):
-        nbformat.write(new.new_notebook(cells=cells), path)
-        for _ in range(2):
-            assert setup_cell.main([str(path)]) == 0
-            code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-            assert [c.source for c in code] == [setup_cell.text(), "1 + 1"][: len(code)]
-            assert code[0].metadata.tags == (["hide-input"] if len(code) == 1 else ["remove-cell"])
+def test_the_cell_is_written_where_it_is_old() -> None:
+    old = nbformat.v4.new_code_cell("# Setup, as it was", metadata={"tags": ["hide-input"]})
+    notebook = nbformat.v4.new_notebook(cells=[old, nbformat.v4.new_code_cell("1 + 1")])
+    setup_cell.stamp(notebook)
+    assert [cell.source for cell in notebook.cells] == [setup_cell.TEXT, "1 + 1"]
 
 
 PACKAGE = """[build-system]
@@ -97,7 +89,7 @@ def machine(tmp_path: Path, origin: Path) -> Machine:
 
 def printed(machine: Machine, *sources: str) -> list[str]:
     """What cells print after the first, which is the book's."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (setup_cell.text(), *sources)]
+    cells = [nbformat.v4.new_code_cell(source) for source in (setup_cell.TEXT, *sources)]
     done = machine.run(nbformat.v4.new_notebook(cells=cells))
     assert not done.cells[0].outputs, "the cell is not silent"
     return ["".join(o.text for o in cell.outputs) for cell in done.cells[1:]]
@@ -105,7 +97,7 @@ def printed(machine: Machine, *sources: str) -> list[str]:
 
 def failure(machine: Machine) -> str:
     """The one line that is left when the first cell fails, with nothing after it run."""
-    cells = [nbformat.v4.new_code_cell(text) for text in (setup_cell.text(), "import wnlib")]
+    cells = [nbformat.v4.new_code_cell(text) for text in (setup_cell.TEXT, "import wnlib")]
     notebook = nbformat.v4.new_notebook(cells=cells)
     with pytest.raises(CellExecutionError) as caught:
         machine.run(notebook)
@@ -122,8 +114,8 @@ def test_alone_it_fetches_the_book_once(machine: Machine) -> None:
     first, again, restarted = printed(
         machine,
         asked,
-        f"{setup_cell.text()}\n{asked}",
-        f"os.chdir('../..')\n{setup_cell.text()}\n{asked}",  # a new kernel, the files still there
+        f"{setup_cell.TEXT}\n{asked}",
+        f"os.chdir('../..')\n{setup_cell.TEXT}\n{asked}",  # a new kernel, the files still there
     )
     import numpy
     import torch
@@ -146,7 +138,7 @@ def test_kaggle_has_another_sign(machine: Machine) -> None:
 
 def test_elsewhere_it_does_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"{setup_cell.text()}\nprint(os.environ['OMP_WAIT_POLICY'])"],
+        [sys.executable, "-c", f"{setup_cell.TEXT}\nprint(os.environ['OMP_WAIT_POLICY'])"],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"},
         capture_output=True,

@@ -262,7 +262,7 @@ def build(folder: Path, origin: str = "", **pages: str) -> subprocess.CompletedP
     (book / "other.md").write_text(OTHER)
     new = nbformat.v4
     for name, text in {"page": MYST, **pages}.items():
-        set_up = new.new_code_cell(setup_cell.text(), metadata={"tags": ["remove-cell"]})
+        set_up = new.new_code_cell(setup_cell.TEXT, metadata={"tags": ["remove-cell"]})
         cells = [new.new_markdown_cell(text), set_up, new.new_code_cell("1")]
         metadata = {"kernelspec": KERNEL, "language_info": LANGUAGE}
         nbformat.write(new.new_notebook(cells=cells, metadata=metadata), book / f"{name}.ipynb")
