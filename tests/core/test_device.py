@@ -19,14 +19,6 @@ from wnlib.training import evaluate, forward, layout
 every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 
-@pytest.fixture
-def exact(monkeypatch):
-    """In fp32 without TF32, where the device's answers are the CPU's to rounding."""
-    monkeypatch.setattr("wnlib.training.autocast_type", lambda _: torch.float32)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
 def pair(norm, tiny, device):
     """The same network, initialized, with images and labels: on the CPU, and on the device."""
     torch.manual_seed(0)
@@ -43,10 +35,12 @@ def relative(ours, theirs):
 
 
 @every_norm
-def test_gradients_and_evaluation_are_the_cpus_in_fp64(norm, tiny, device, exact):
+def test_gradients_and_evaluation_are_the_cpus_in_fp64(norm, tiny, device, monkeypatch):
     (wide, x, y), (there, *batch) = pair(norm, tiny, device)
     wide, x = wide.double(), x.double()
     F.cross_entropy(wide(x), y).backward()
+    monkeypatch.setattr("wnlib.training.autocast_type", lambda _: torch.float32)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     forward(there, *batch)[0].backward()
     for (name, p), q in zip(there.named_parameters(), wide.parameters(), strict=True):
         assert relative(p.grad, q.grad) < 5e-3, name
