@@ -224,9 +224,9 @@ def _noise(out: Path) -> list[Plan]:
 
 
 def _statistics(out: Path) -> list[Plan]:
-    """Three networks, 20 epochs, and their errors when running statistics are estimated anew."""
-    folder = out / "width12-20-statistics"
-    axes = {"norms": (Norm.BN, Norm.WN), "recipes": ("report", "paper"), "epochs": 20}
+    """Three networks, 12 epochs, and their errors when running statistics are estimated anew."""
+    folder = out / "width12-statistics-12"
+    axes = {"norms": (Norm.BN, Norm.WN), "recipes": ("report", "paper"), "epochs": 12}
     return [plan for plan in _grid(folder, 12, **axes) if plan.name != "paper/wn"]
 
 
@@ -244,7 +244,7 @@ MEASURED = {
     "statistics": (
         "book/running_statistics.py",
         *(
-            f"{{out}}/width12-20-statistics/{name}"
+            f"{{out}}/width12-statistics-12/{name}"
             for name in ("report/bn", "report/wn", "paper/bn")
         ),
     ),
@@ -257,7 +257,7 @@ PROGRAMS = {"draw": "record", "vae": "record", "policy": "record_games"}
 PROGRAMS |= {"selfplay": "record_games", "dqn": "record_games"}
 NAMES = {name: f.__doc__ for name, f in EXPERIMENTS.items()} | {
     "bench": "What a step costs: needs an idle machine for some minutes.",
-    "small-batches": "Five networks in minibatches from 2 to 128 images: an hour.",
+    "small-batches": "Five networks in minibatches from 2 to 128 images: 45 minutes.",
     "report-first-epochs": "The report's weight norm as it was recorded, at its width, 3 epochs.",
     "draw": "DRAW on MNIST, five starts, three rates, three seeds: 2 hours.",
     "vae": "A variational autoencoder on MNIST, three starts, three rates, three seeds: 1 hour.",
