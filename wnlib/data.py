@@ -3,8 +3,6 @@
 import hashlib
 import os
 from dataclasses import dataclass, field
-from importlib import resources
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +91,8 @@ def check_md5(name: str, blob: bytes, md5: str) -> None:
 
 def _from_tiles(part: str) -> bytes:
     """A part of the sample in the binary layout: from a sheet of tiles and a line of labels."""
-    folder = resources.files("wnlib") / "sample"
+    folder = Path(__file__).parent / "sample"
     labels = np.frombuffer((folder / f"{part}.txt").read_bytes().strip(), np.uint8) - ord("0")
-    pixels = np.asarray(Image.open(BytesIO((folder / f"{part}.png").read_bytes())))
+    pixels = np.asarray(Image.open(folder / f"{part}.png"))
     tiles = pixels.reshape(len(pixels) // 32, 32, -1, 32, 3).transpose(0, 2, 4, 1, 3)
     return np.concatenate([labels[:, None], tiles.reshape(-1, 3072)], axis=1).tobytes()

@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.nn import functional as F
-from torch.optim import Adam
 
 from wnlib.data import Cifar10
 from wnlib.init import data_dependent_init_, generators
@@ -86,16 +84,15 @@ class Recipe:
     @classmethod
     def report(cls, norm: Norm | str) -> "Recipe":
         """The report's settings, from its text and its released code, without that code's slips."""
-        norm = Norm(norm)
         return cls(
-            norm,
+            Norm(norm),
             name="report",
             inputs="unit",  # images / 255, no whitening (Section 5)
             lr=0.001,  # constant (7)
             decay_from=1.0,
             adam_eps=1e-8,  # TensorFlow's default (code)
             bn_eps=1e-3,  # (code)
-            init_images=500 if norm.weight_normalized else 0,  # only with weight norm (6.C, code)
+            init_images=500 if Norm(norm).weight_normalized else 0,  # (6.C, code)
         )
 
     def replace(self, **changes: Any) -> "Recipe":
@@ -173,9 +170,8 @@ def build(recipe: Recipe) -> ConvPoolCNNC:
 def forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and number of errors, both (), of images (B, 3, 32, 32), labels (B,)."""
     dtype = autocast_type(x.device)
-    enabled = dtype is not torch.float32
     # Without a cache: a caller's own autocast would keep the weights of an earlier step in it.
-    with torch.autocast(x.device.type, dtype, enabled=enabled, cache_enabled=False):
+    with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
         logits = model(x)
     return F.cross_entropy(logits.float(), y), (logits.argmax(1) != y).sum()
 
@@ -212,8 +208,8 @@ class Training:
             torch.manual_seed(recipe.seed)
             self.model = build(recipe).to(self.device).to(memory_format=layout(self.device))
         fused, fp16 = self.device.type != "mps", autocast_type(self.device) is torch.float16
-        self.optimizer = Adam(self.model.parameters(), eps=recipe.adam_eps, fused=fused)
-        self.scaler = GradScaler(self.device.type, enabled=fp16)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), eps=recipe.adam_eps, fused=fused)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
 
     @contextmanager
     def _generators(self) -> Iterator[None]:
