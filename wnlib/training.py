@@ -151,9 +151,8 @@ def autocast_type(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
-    amx = device.type == "cpu" and has.get("amx_bf16")  # without AMX bf16 is slow
-    return torch.bfloat16 if amx else torch.float32
+    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16")  # torch 2.8 and later
+    return torch.bfloat16 if device.type == "cpu" and amx else torch.float32  # slow without AMX
 
 
 def layout(device: torch.device) -> torch.memory_format:
@@ -243,8 +242,8 @@ class Training:
         steps = len(train_x) // size  # what remains of the images is left out
         while self.state is State.INTERRUPTED:
             start, epoch = time.perf_counter(), len(self.rows)
-            lr, betas = recipe.lr_at(epoch), (recipe.beta1_at(epoch), 0.999)
-            self.optimizer.param_groups[0].update(lr=lr, betas=betas)
+            lr = recipe.lr_at(epoch)
+            self.optimizer.param_groups[0].update(lr=lr, betas=(recipe.beta1_at(epoch), 0.999))
             self.model.train()
             loss, wrong = torch.zeros(2, device=device)
             with self._generators():
@@ -254,9 +253,9 @@ class Training:
                     loss += mean
                     wrong += errors
                     tick()
-            figures = loss.item() / steps, wrong.item() / len(order)
-            figures += evaluate(self.model, test_x, test_y)
-            row = Row(epoch + 1, lr, *figures, time.perf_counter() - start)
+            trained = loss.item() / steps, wrong.item() / len(order)
+            tested = evaluate(self.model, test_x, test_y)
+            row = Row(epoch + 1, lr, *trained, *tested, time.perf_counter() - start)
             self.state = state_after(recipe, row)
             self.rows.append(row)
             yield row
