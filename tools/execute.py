@@ -83,10 +83,9 @@ def _run(notebook: Any, path: Path) -> None:
 
 def normalize(notebook: Any) -> Any:
     """Drop what differs from run to run, or from tool to tool; return the same notebook."""
-    # `accelerator` stays: it is how a notebook asks Colab for a GPU.
-    asks = {key: value for key, value in notebook.metadata.items() if key == "accelerator"}
-    asks |= {"kernelspec": KERNEL, "language_info": LANGUAGE}
-    notebook.metadata = nbformat.from_dict(asks)
+    gpu = {"accelerator": "GPU"} if "accelerator" in notebook.metadata else {}  # asked of Colab
+    kept = {"kernelspec": KERNEL, "language_info": LANGUAGE}
+    notebook.metadata = nbformat.from_dict(gpu | kept)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     number, ids = 0, set()
     for cell in notebook.cells:

@@ -87,8 +87,6 @@ class Page:
         title = self.app.config.html_title or self.app.config.project
         book = f"[{title}]({self.address('')})" if self.home else title
         first.source = re.sub(r"\A(# .+)\n", rf"\1\n\n*Also a page of {book}.*\n", first.source)
-        if self.name == last_chapter(self.app):
-            notebook.metadata["accelerator"] = "GPU"  # Colab then offers one
         return notebook
 
     def code(self, cell: Any, exercise: str) -> None:
@@ -213,12 +211,6 @@ def form_title(cell: Any, exercise: str) -> str:
     html = "".join(data.get("text/html", "") for data in shown)
     html += "<img" * any("image/png" in data for data in shown)
     return purpose(cell.source, cell.metadata.get("tags", []), html).capitalize()
-
-
-def last_chapter(app: Sphinx) -> str | None:
-    """The last one with a number, if any has one."""
-    numbers = {name: found.get("", ()) for name, found in app.env.toc_secnumbers.items()}
-    return max(numbers, key=lambda name: numbers[name], default=None)
 
 
 def write(app: Sphinx, exception: Exception | None) -> None:

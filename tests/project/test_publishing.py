@@ -469,11 +469,8 @@ def test_numbers_are_those_of_the_page(
 
 
 def test_the_last_chapter_asks_for_a_gpu(built: Path) -> None:
-    asks = [
-        path.stem
-        for path in sorted((built / "_sources" / "book").glob("*.ipynb"))
-        if nbformat.read(path, as_version=4).metadata.get("accelerator") == "GPU"
-    ]
+    paths = (built / "_sources" / "book").glob("*.ipynb")
+    asks = [path.stem for path in paths if "accelerator" in nbformat.read(path, 4).metadata]
     assert asks == [max(path.stem for path in SOURCES if path.stem[0].isdigit())]
 
 
