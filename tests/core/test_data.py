@@ -69,13 +69,12 @@ def test_cache_dir_follows_the_environment(monkeypatch):
 
 def test_missing_and_damaged_batches_are_named(fake):
     path, known = fake / "test_batch.bin", MD5["test_batch.bin"]
-    whole = path.read_bytes()
-    for damaged in (whole[:-3073], whole[:-1] + bytes([whole[-1] ^ 0x10])):
-        path.write_bytes(damaged)
-        found = hashlib.md5(damaged).hexdigest()
-        message = f"^test_batch.bin has md5 {found}, not {known}: incomplete or altered$"
-        with pytest.raises(DataError, match=message):
-            load_cifar10(full=True, cache=fake)
+    path.write_bytes(part := path.read_bytes()[3073:])
+    found = hashlib.md5(part).hexdigest()
+    with pytest.raises(DataError) as caught:
+        load_cifar10(full=True, cache=fake)
+    said = f"test_batch.bin has md5 {found}, not {known}: incomplete or altered"
+    assert str(caught.value) == said
     path.unlink()
     with pytest.raises(DataError) as caught:
         load_cifar10(full=True, cache=fake)
