@@ -12,16 +12,14 @@ import torch
 from torch.nn import functional as F
 from training import small, timeless
 
-from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Norm, Training, data_dependent_init_
+from wnlib import ConvPoolCNNC, MeanOnlyBatchNorm, Training, data_dependent_init_
 from wnlib.inputs import prepare
 from wnlib.training import evaluate, forward, layout
-
-every_norm = pytest.mark.parametrize("norm", list(Norm))
 
 
 def pair(norm, tiny, device):
     """The same network, initialized, with images and labels: on the CPU, and on the device."""
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # with others a pooling has a tie, which rounding decides
     x, y = prepare(tiny, "symmetric")[0], tiny.train_labels
     model = ConvPoolCNNC(norm, 8, noise=torch.nn.Identity(), dropout=0.0)
     data_dependent_init_(model, x)
@@ -34,7 +32,6 @@ def relative(ours, theirs):
     return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-6)).item()
 
 
-@every_norm
 def test_gradients_and_evaluation_are_the_cpus_in_fp64(norm, tiny, device, monkeypatch):
     (wide, x, y), (there, *batch) = pair(norm, tiny, device)
     wide, x = wide.double(), x.double()
@@ -49,7 +46,6 @@ def test_gradients_and_evaluation_are_the_cpus_in_fp64(norm, tiny, device, monke
     assert evaluate(there, *batch, 7) == pytest.approx(evaluate(wide, x, y), rel=1e-3)
 
 
-@every_norm
 def test_autocast_is_near_fp32(norm, tiny, device):
     (model, x, y), (there, *batch) = pair(norm, tiny, device)
     loss, _ = forward(there, *batch)
@@ -65,7 +61,6 @@ def test_mean_only_bn_is_eq_7_and_8(dtype, device):
         assert relative(ours, wide - wide.mean((0, 2, 3), keepdim=True)) < torch.finfo(dtype).eps
 
 
-@every_norm
 def test_a_training_repeats_and_learns(norm, tiny, device):
     recipe = small(norm, epochs=3, width=8, late_beta1=0.9)
     rows = [list(Training(recipe, tiny, device.type).epochs()) for _ in range(2)]

@@ -9,8 +9,6 @@ import torch
 from wnlib import inputs
 from wnlib.inputs import ZCA, prepare, symmetric, unit
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_unit_and_symmetric_are_their_formulas():
     x, bytes_ = np.arange(256), torch.arange(256, dtype=torch.uint8)

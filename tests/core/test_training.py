@@ -15,13 +15,9 @@ from wnlib import Norm, Recipe, Training, train
 from wnlib.inputs import symmetric
 from wnlib.training import Row, State, autocast_type, build, find_device, state_after
 
-pytestmark = pytest.mark.usefixtures("on_the_cpu", "one_thread")
-
-
 # --- recipes
 
 
-@pytest.mark.parametrize("norm", list(Norm))
 def test_paper_and_report_are_their_sources(norm):
     paper = Recipe(
         norm, "paper", width=96, scale="linear", plain="frozen" if norm == "none" else "divided",
@@ -200,18 +196,15 @@ class Again:
         return loss, (logits.argmax(1) != labels).double().mean()
 
 
-@pytest.mark.parametrize(
-    ("norm", "scale"), [*((n, "linear") for n in Norm), (Norm.WN, "exp"), (Norm.WN_MOBN, "exp")]
-)
 @pytest.mark.parametrize("init", [20, 0])
-def test_training_is_the_one_typed_again(tiny, monkeypatch, norm, scale, init):
+def test_training_is_the_one_typed_again(tiny, monkeypatch, norm, init):
     # In fp64: where two pixels all but tie, rounding decides which of them a pooling passes on.
     x, test_x = (symmetric(images).double() for images in (tiny.train_images, tiny.test_images))
     monkeypatch.setattr(module, "prepare", lambda *_: (x, test_x))
     monkeypatch.setattr(module, "autocast_type", lambda _: torch.float32)
     settings = {"batch_size": 15, "sigma": 0, "dropout": 0, "width": 3, "switch_rate": 0.8}
-    settings |= {"scale": scale, "init_images": init, "plain": "divided", "bn_eps": 0.01}
-    recipe = small(norm, lr=0.003, **settings)
+    settings |= {"lr": 0.003, "init_images": init, "plain": "divided", "bn_eps": 0.01}
+    recipe = small(norm, scale="exp" if norm is Norm.WN_MOBN else "linear", **settings)
     training, again, taken, orders = Training(recipe, tiny), Again(recipe), [], set()
 
     def look(model, inputs):
