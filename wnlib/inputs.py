@@ -10,7 +10,6 @@ from torch import Tensor
 from wnlib.data import Cifar10
 
 Inputs = Literal["unit", "symmetric", "zca"]
-
 PART = 5000  # images that are worked on at once: every step on the way makes another copy
 
 

@@ -70,7 +70,7 @@ def test_impossible_values_are_refused(norm, fields, values, what):
             Recipe(norm, **{field: value})
 
 
-# --- rows
+# --- the loop
 
 
 def test_rows_are_the_recipes_and_nothing_elses(tiny, whole):
@@ -130,9 +130,6 @@ def test_the_scaler_of_fp16_changes_no_row(tiny, whole, monkeypatch):
     monkeypatch.undo()
     assert training.scaler.is_enabled()
     assert timeless(training.epochs()) == timeless(whole)  # a power of two: nothing is rounded
-
-
-# --- what is computed
 
 
 class Again:
@@ -215,7 +212,7 @@ def test_training_is_the_one_typed_again(tiny, monkeypatch, norm, init):
     adam = torch.optim.Adam(again.learned(), eps=1e-4)
     rates, betas = [0.003, 0.003, 0.0024, 0.0012], [0.9, 0.9, 0.5, 0.5]
     for row, lr, beta1 in zip(training.epochs(), rates, betas, strict=True):
-        *first, one, two = taken
+        *first, one, two = taken  # at first the two passes of the initialization
         taken.clear()
         if init and not orders:
             assert first[0] == first[1]
@@ -234,9 +231,6 @@ def test_training_is_the_one_typed_again(tiny, monkeypatch, norm, init):
         assert len({*one, *two}) == 30  # the rest of the 40 is left out
         orders.add((*one, *two))
     assert len(orders) == 4
-
-
-# --- what is not there
 
 
 @pytest.mark.parametrize("here", [["cuda", "mps", "cpu"], ["mps", "cpu"], ["cpu"]])
