@@ -224,9 +224,9 @@ def _noise(out: Path) -> list[Plan]:
 
 
 def _statistics(out: Path) -> list[Plan]:
-    """Three networks, 12 epochs, and their errors when running statistics are estimated anew."""
-    folder = out / "width12-statistics-12"
-    axes = {"norms": (Norm.BN, Norm.WN), "recipes": ("report", "paper"), "epochs": 12}
+    """Three networks, 6 epochs, and their errors when running statistics are estimated anew."""
+    folder = out / "width12-statistics-6"
+    axes = {"norms": (Norm.BN, Norm.WN), "recipes": ("report", "paper"), "epochs": 6}
     return [plan for plan in _grid(folder, 12, **axes) if plan.name != "paper/wn"]
 
 
@@ -244,7 +244,7 @@ MEASURED = {
     "statistics": (
         "book/running_statistics.py",
         *(
-            f"{{out}}/width12-statistics-12/{name}"
+            f"{{out}}/width12-statistics-6/{name}"
             for name in ("report/bn", "report/wn", "paper/bn")
         ),
     ),
