@@ -20,16 +20,12 @@ def test_noise_is_gaussian_and_dropout_doubles_half_of_the_units():
         assert abs((kept[lag:] == kept[:-lag]).float().mean() - 0.5) < 2.5 / n**0.5
 
 
-@pytest.mark.parametrize(
-    "x",
-    [
-        torch.ones(7),
-        torch.ones(4, 5, 6, 7).to(memory_format=torch.channels_last),
-        torch.ones(4, 5, 6, 7)[:, :, ::2],
-        torch.ones(1, 5, 6, 7).expand(4, -1, -1, -1),
-        torch.ones(4, 7, 6, 5).transpose(1, 3),
-    ],
-)
+ones = torch.ones(4, 5, 6, 7)
+last = ones.to(memory_format=torch.channels_last)
+LAYOUTS = [ones[0, 0, 0], last, ones[:, :, ::2], ones[:1].expand(4, 5, 6, 7), ones.transpose(1, 3)]
+
+
+@pytest.mark.parametrize("x", LAYOUTS)
 @pytest.mark.parametrize("kind", [GaussianNoise, Dropout])
 def test_random_parts_take_any_layout_and_vmap(kind, x):
     out = kind(0.5)(x)
