@@ -22,10 +22,10 @@ def data_dependent_init_(
 
     In one pass, with noise and dropout as in training, each linear or convolutional layer divides
     its g (or, without one, its weight) by σ[t] and sets its bias, if it has one, to −μ[t]/σ[t].
-    A layer whose next sibling is batch norm is left as it is. Batch norms, mean-only or not, start
-    anew, with the running statistics of the minibatch. A second pass, with the same noise, checks
-    each deviation, and each mean where there is a bias. A caller's autocast is off. A warning names
-    the layers that the images do not reach and that are left as they are.
+    A layer whose next sibling is batch norm is taken to feed it and left as it is. Batch norms,
+    mean-only or not, start anew, with the running statistics of the minibatch. A second pass, with
+    the same noise, checks each deviation, and each mean where there is a bias. A caller's autocast
+    is off. A warning names the layers that the images do not reach: they are left as they are.
 
     Args:
         model: of these layers, and any other modules between them.

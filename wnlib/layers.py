@@ -67,8 +67,9 @@ class WeightNorm(nn.Module):
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         norm = length(v, g.shape)
-        # 1 stands in for ‖v‖ = 0: w is zero there, and the gradients are finite.
-        return (v * ((g.exp() if self.exp else g) / (norm + (norm == 0)))).to(v.dtype)
+        norm = norm + (norm == 0)  # where v is zero, w is, too, and the gradients are finite
+        factor = (g.exp() if self.exp else g) / norm
+        return (v * factor).to(v.dtype)
 
     def right_inverse(self, w: Tensor) -> tuple[Tensor, Tensor]:
         g = length(w, self.shape)
@@ -90,7 +91,7 @@ class FrozenScale(nn.Module):
 
 
 def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -> Module:
-    """Write a weight of a layer as w = g v / ‖v‖, one g per output unit (eq. 2), and return it.
+    """Write a layer's weight as w = g v / ‖v‖, one g per output unit (eq. 2); return the layer.
 
     A parametrization of `torch.nn.utils.parametrize`: its parameters are
     ``parametrizations.<name>.original0`` (g, shaped to broadcast) and ``original1`` (v, shaped as
@@ -135,7 +136,7 @@ def _adopt(layer: Any, state: dict[str, Any], prefix: str, *others: Any) -> None
             learned = "s = log g" if form.exp else "g"
             others[-1].append(f"this layer learns {learned}, which {at_g} is not")
         elif g.shape != steps.original0.shape and g.shape == length(v, g.shape).shape:
-            # One g per input unit: the same weight has one per output unit, too.
+            # One g per input unit, say: the weight that it gives has one per output unit, too.
             state[at_g], state[at_v] = form.right_inverse(form(g, v))
 
 
@@ -153,7 +154,7 @@ class MeanOnlyBatchNorm(_BatchNorm):
 
     def __init__(self, num_features: int, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, 2.0**60, momentum)
-        del self._parameters["weight"]  # γ is not learned; bias, (C,), is b
+        self.register_parameter("weight", None)  # γ is not learned; bias, (C,), is b
         self.register_buffer("running_var", self.running_var, persistent=False)  # stays at 1
 
     @property
