@@ -104,16 +104,16 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
 
     Raises:
         ValueError: the weight is parametrized already, or `scale` is neither.
-        TypeError: there is no such weight in floating point and two or more dimensions, or it is
-            that of a transposed convolution in groups.
+        TypeError: there is no such weight of two or more dimensions, or it is that of a transposed
+            convolution in groups.
     """
     if scale not in ("linear", "exp"):
         raise ValueError(f'scale is "linear" or "exp", not {scale!r}')
     kind, weight = type(module).__name__, getattr(module, name, None)
     if parametrize.is_parametrized(module, name):
         raise ValueError(f"{kind}.{name} is parametrized already; call remove_parametrizations")
-    if not (isinstance(weight, nn.Parameter) and weight.is_floating_point() and weight.ndim > 1):
-        raise TypeError(f"{kind} has no {name} in floating point and two or more dimensions")
+    if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
+        raise TypeError(f"{kind} has no {name} of two or more dimensions")
     parametrize.register_parametrization(module, name, WeightNorm(per_unit(module, name), scale))
     module.register_load_state_dict_pre_hook(_adopt)
     return module
