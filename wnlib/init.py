@@ -99,7 +99,7 @@ class Visit:
         dims = [d for d in range(t.ndim) if d != channel]
         wide = torch.promote_types(t.dtype, torch.float32)
         std, mean = torch.std_mean(t.to(wide), dims, correction=0, keepdim=True)
-        if not (std.isfinite() & (std > 1e-6 * mean.abs())).all():
+        if not (std > 1e-6 * mean.abs()).all():
             raise ValueError(f"{self.name}: a channel is constant on these images, or not finite")
         std /= self.sigma
         if self.checking:

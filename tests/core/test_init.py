@@ -53,6 +53,9 @@ def test_the_network_starts_normal(norm, dtype, options):
     x = (torch.randn(16, 3, 32, 32) * torch.tensor([0.5, 1, 2]).view(3, 1, 1) + 0.3).to(dtype)
     quiet = {"noise": nn.Identity(), "dropout": 0.0, "bn_eps": 1e-10}
     model, seen = ConvPoolCNNC(norm, 8, **options, **quiet).to(dtype).eval(), []
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            nn.init.normal_(parameter)
     before = copy.deepcopy(model)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         data_dependent_init_(model, x)
@@ -112,16 +115,18 @@ def test_layers_that_the_images_do_not_reach_are_named():
         data_dependent_init_(model, torch.randn(20, 4))
 
 
-def shared():
+def sharing(name):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    model[2].weight = model[0].weight
-    return model
+    setattr(model[2], name, getattr(model[0], name))
+    return lambda: model
 
 
 form = "^the model: its weight is parametrized, but not by one g per output unit"
 REFUSED = [
     (lambda: nn.Sequential(*[nn.Linear(4, 4)] * 2), (30, 4), "^0 is used twice, and one scale can"),
-    (shared, (30, 4), "^0 puts out a mean or deviation .* off; is its weight shared"),
+    (sharing("weight"), (30, 4), "^0 puts out a mean or deviation .* off; is its weight shared"),
+    (sharing("bias"), (30, 4), "^0 puts out a mean or deviation .* off; is its weight shared"),
+    (lambda: nn.Sequential(nn.Hardtanh(0.0, 5e-7), nn.Linear(4, 4)), (30, 4), "^1: a channel is"),
     (lambda: nn.Linear(4, 4), (1, 4), "^the model: a channel is constant on these images, or not"),
     (lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(5, 4)), (30, 4), "cannot be multiplied"),
     (lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), (30, 4), form),
