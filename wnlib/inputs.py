@@ -56,22 +56,15 @@ class ZCA:
         few = len(data.train_images) < 3072
         return cls.fit(symmetric(data.train_images), 1e-2 if few else 1e-5)
 
-    def matrix(self, power: float) -> Tensor:
-        """U (S + r)^power Uᵀ, (D, D)."""
-        scale = (self.eigenvalues + self.regularization) ** power
-        return (self.eigenvectors * scale) @ self.eigenvectors.T
-
     @cached_property
-    def _whitening(self) -> Tensor:
-        return self.matrix(-0.5)
+    def matrix(self) -> Tensor:
+        """U (S + r)^−½ Uᵀ, (D, D)."""
+        scale = (self.eigenvalues + self.regularization) ** -0.5
+        return (self.eigenvectors * scale) @ self.eigenvectors.T
 
     def whiten(self, images: Tensor) -> Tensor:
         """(N, …) to the same shape."""
-        return ((images.flatten(1) - self.mean) @ self._whitening).view(images.shape)
-
-    def unwhiten(self, images: Tensor) -> Tensor:
-        """The inverse of `whiten`."""
-        return (images.flatten(1) @ self.matrix(0.5) + self.mean).view(images.shape)
+        return ((images.flatten(1) - self.mean) @ self.matrix).view(images.shape)
 
 
 def prepare(data: Cifar10, inputs: Inputs) -> tuple[Tensor, Tensor]:

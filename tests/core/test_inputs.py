@@ -27,7 +27,6 @@ def test_whitening_is_the_released_codes(sample, regularization):
     zca = ZCA.fit(crops, regularization)
     np.testing.assert_allclose(zca.eigenvalues, s[::-1], atol=1e-12)
     np.testing.assert_allclose(zca.whiten(crops).flatten(1), (x - m) @ matrix, atol=1e-8)
-    torch.testing.assert_close(zca.unwhiten(zca.whiten(crops)), crops, rtol=0, atol=1e-9)
 
 
 def of_size(data, count):
