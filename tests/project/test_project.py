@@ -441,6 +441,10 @@ def test_a_test_is_no_longer_than_what_it_tests(
     assert lines(*tests) <= lines(*tested, ":!book/_static/vendor")
 
 
+def test_the_core_is_read_at_one_sitting() -> None:
+    assert lines(":(glob)wnlib/*.py") <= 900
+
+
 def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
     """What pip installs from a repository, as in Colab: subpackages, front ends and the sample."""
     pytest.importorskip("setuptools", reason="needs setuptools; with pip: pip install setuptools")
