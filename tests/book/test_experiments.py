@@ -16,7 +16,7 @@ from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise", "statistics"}  # their networks are measured, and not kept
-TO_COME = {"switch", "fair", "stall", "report-length", "paper-length"}  # not recorded yet
+TO_COME = {"fair", "stall", "report-length", "paper-length"}  # not recorded yet
 CUT_OFF = {"width96-paper-40-again/seed1/mobn"}  # in epoch 32, when a GPU's time was up; told so
 
 
