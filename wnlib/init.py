@@ -95,8 +95,7 @@ class Visit:
         if self.reached and not self.checking:
             raise ValueError(f"{self.name} is used twice, and one scale cannot suit both uses")
         self.reached = True
-        channel = t.ndim - 1 if isinstance(layer, nn.Linear) else 1
-        dims = [d for d in range(t.ndim) if d != channel]
+        dims = list(range(t.ndim - 1)) if isinstance(layer, nn.Linear) else [0, *range(2, t.ndim)]
         wide = torch.promote_types(t.dtype, torch.float32)
         std, mean = torch.std_mean(t.to(wide), dims, correction=0, keepdim=True)
         if not (std > 1e-6 * mean.abs()).all():

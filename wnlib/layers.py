@@ -3,7 +3,6 @@
 Section and equation numbers are those of Salimans & Kingma (2016), https://arxiv.org/abs/1602.07868.
 """
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self, TypeVar
 
@@ -49,7 +48,7 @@ def per_unit(layer: Any, name: str = "weight") -> list[int]:
     return [size if d == unit else 1 for d, size in enumerate(getattr(layer, name).shape)]
 
 
-def length(v: Tensor, shape: Sequence[int]) -> Tensor:
+def length(v: Tensor, shape: list[int] | torch.Size) -> Tensor:
     """‖v‖ over the dimensions that have size 1 in `shape`, which it takes; in fp32 or wider."""
     dims = [d for d, size in enumerate(shape) if size == 1]
     wide = torch.promote_types(v.dtype, torch.float32)
