@@ -159,4 +159,6 @@ def measure(folder, jobs=2):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="where what is done is kept")
+    from small_batches import measure  # workers cannot import __main__
+
     print(json.dumps(measure(parser.parse_args().folder)))
