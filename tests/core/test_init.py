@@ -60,6 +60,8 @@ def test_the_network_starts_normal(norm, dtype, options):
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         data_dependent_init_(model, x)
     assert settings(model) == settings(before)
+    frozen = "frozen" in options.values() and not norm.weight_normalized
+    assert frozen == any(name.endswith("weight.0.g") for name in model.state_dict())
     for name, value in model.state_dict().items():  # v, and what batch norm follows, is left alone
         if name.endswith(("original", "original1")) or (norm is Norm.BN and "layer" in name):
             assert torch.equal(value, before.state_dict()[name])

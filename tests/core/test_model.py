@@ -59,4 +59,5 @@ def test_the_network_starts_as_the_papers():
     assert abs(w.mean()) < 5 * 0.05 / w.numel() ** 0.5
     assert abs(w.std() / 0.05 - 1) < 5 / (2 * w.numel()) ** 0.5
     assert not b.any()
+    assert (len(model.dense), model.conv5.act.negative_slope) == (1, 0.1)
     assert (model.noise.sigma, model.drop1.p, model.drop2.p) == (0.15, 0.5, 0.5)
