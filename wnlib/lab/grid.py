@@ -6,12 +6,9 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +19,12 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from wnlib.data import Cifar10, load_cifar10
-from wnlib.lab.records import Busy, Run, RunError, record_epochs
+from wnlib.lab.records import Run, RunError, record_epochs
 from wnlib.layers import Norm
 from wnlib.training import Recipe, Row, State
 
-LOOK = 3.0  # seconds between two looks at a cluster's workers
+RECIPES = ("paper", "report")
+WAIT = 10.0  # seconds in which a cluster answers
 
 
 class Plan(NamedTuple):
@@ -41,7 +39,7 @@ def plan_grid(
     out: Path | str,
     *,
     recipes: Sequence[str] = ("paper",),
-    lrs: Sequence[float | None] = (None,),
+    lrs: Sequence[float | str | None] = (None,),
     scales: Sequence[str] = ("linear",),
     seeds: Sequence[int] = (0,),
     norms: Sequence[Norm] = tuple(Norm),
@@ -57,30 +55,26 @@ def plan_grid(
     Raises:
         ValueError: a value that no recipe can have, or nothing is left: exp takes weight norm.
     """
+    for axis, known, values in (("recipe", RECIPES, recipes), ("norm", [*Norm], norms)):
+        for value in values:
+            if value not in known:
+                raise ValueError(f"{axis} is one of {', '.join(known)}, not {value!r}")
+    axes: list[Sequence[Any]] = [seeds, recipes, lrs, scales, norms]
     plans = []
-    for seed, recipe, lr, scale, norm in product(*map(_once, (seeds, recipes, lrs, scales, norms))):
-        if scale == "exp" and not norm.weight_normalized:
+    for seed, recipe, lr, scale, norm in product(*map(dict.fromkeys, axes)):
+        if scale == "exp" and not Norm(norm).weight_normalized:
             continue
         made: Recipe = getattr(Recipe, recipe)(norm).replace(seed=seed, scale=scale, **changes)
         if lr is not None:
-            made = made.replace(lr=lr)
-        words = {recipe: recipes, f"lr{_digits(made.lr)}": lrs, scale: scales, f"seed{seed}": seeds}
-        several = [word for word, axis in words.items() if len(_once(axis)) > 1]
+            made = made.replace(lr=float(lr))
+        rate = f"lr{made.lr}".removesuffix(".0")
+        words = {recipe: recipes, rate: lrs, scale: scales, f"seed{seed}": seeds}
+        several = [word for word, axis in words.items() if len(set(axis)) > 1]
         name = "/".join([*several, norm])
         plans.append(Plan(made, Path(out).absolute() / name, name))
     if not plans:
         raise ValueError("exp is a scale of weight norm: the norms must have wn or wn_mobn")
     return plans
-
-
-def _once(values: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
-
-
-def _digits(value: float) -> str:
-    """As many as tell the value from all others."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
 
 
 def epoch_line(name: str, recipe: Recipe, row: Row) -> str:
@@ -122,11 +116,7 @@ def summary(results: Mapping[Plan, Run | Exception]) -> str:
 
 
 def share_of_threads(jobs: int) -> int:
-    """torch's number of threads, shared by so many processes; at least one each.
-
-    Raises:
-        ValueError: fewer than one process.
-    """
+    """torch's threads, shared by so many processes: at least one each. ValueError for no job."""
     if jobs < 1:
         raise ValueError(f"jobs is a whole number from 1 up, not {jobs}")
     return max(1, torch.get_num_threads() // jobs)
@@ -139,8 +129,8 @@ def speed_up_process() -> None:
     few percent of a step, at times a tenth.
     """
     torch.backends.cudnn.benchmark = True
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
+    if sys.platform == "linux":
+        mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD of malloc.h, at its largest
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
@@ -171,140 +161,92 @@ def run_grid(
 
     Raises:
         ValueError: fewer jobs than one.
+        OSError: the folder cannot be written.
         RunError: a worker was killed, or cannot take part; the same call goes on.
         DataError: a worker cannot load the data.
     """
-    threads, alone = share_of_threads(jobs), jobs == 1 and not cluster
-    results: dict[Plan, Run | Exception] = {}
+    alone, terminal = jobs == 1 and cluster is None, sys.stderr.isatty()
     out = Path(os.path.commonpath([plan.folder.parent for plan in plans]))
-    given = data.name == "full" if data.name in ("full", "sample") else data
-    terminal = sys.stderr.isatty()
-    options = {"device": device, "progress": show and alone and terminal}
-    shared = (out, given, 0 if cluster or alone else threads, show and not terminal, options)
-    work = [delayed(_work)(i, plan, *shared) for i, plan in enumerate(plans)]
-    where: AbstractContextManager[Any] = _on_cluster(cluster) if cluster else nullcontext()
-    bar = tqdm(
-        total=len(plans), unit="run", dynamic_ncols=True,
-        disable=not show or alone or not terminal,
-    )  # fmt: skip
-    how: dict[str, Any] = {"return_as": "generator_unordered", "batch_size": 1}
+    out.mkdir(parents=True, exist_ok=True)
+    shared = {
+        "out": out,
+        "data": data.name == "full" if data.name in ("full", "sample") else data,
+        "threads": share_of_threads(jobs) if cluster is None else None,
+        "lines": show and not terminal,
+        "options": {"device": device, "progress": show and alone and terminal},
+    }
+    results: dict[Plan, Run | Exception] = {}
+    bar = tqdm(total=len(plans), unit="run", disable=not show or alone or not terminal)
     try:
-        with bar, where:
-            out.mkdir(parents=True, exist_ok=True)
-            with _interrupts_held():
-                ended: Any = Parallel(jobs, **how)(work)
-            for i, result in ended:
-                results[plans[i]] = result
+        with bar, _on_cluster(cluster) if cluster is not None else nullcontext():
+            parallel: Any = Parallel(jobs, return_as="generator_unordered")
+            # Processes that start now ignore Ctrl-C, which is ours to handle.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                ended = parallel(delayed(_work)(plan, **shared) for plan in plans)
+            finally:
+                signal.signal(signal.SIGINT, before)
+            for plan, result in ended:
+                results[plan] = result
                 bar.update()
                 if show:
-                    bar.write(end_line(plans[i].name, result), file=sys.stdout)
+                    bar.write(end_line(plan.name, result), file=sys.stdout)
                     sys.stdout.flush()
     except BrokenExecutor:
-        raise RunError(
-            "a training process was killed (was there enough memory?); "
-            "the same command goes on from the last whole epoch"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+        why = "a training process was killed (was there enough memory?); the same command goes on"
+        raise RunError(why) from None
     return {plan: results[plan] for plan in plans}
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Processes that start in here never get Ctrl-C, which is ours to handle; we get it after."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def _on_cluster(address: str) -> Iterator[None]:
-    """Inside, joblib hands its work to the Dask scheduler at that address.
-
-    Raises:
-        RunError: Dask is not installed, no scheduler answers, or a worker has several threads.
-    """
+    """Inside, joblib hands its work to the Dask scheduler there; RunError says why it cannot."""
     try:
         from distributed import Client
     except ImportError:
         raise RunError("--cluster needs Dask: pip install 'wnlib[cluster]'") from None
-    if not address.startswith("tcp://"):  # others need what the command line cannot give
-        raise RunError(f"a cluster's address is tcp://HOST:PORT, not {address}")
     for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks of every lost connection
     try:
-        client: Any = Client(address, timeout=5, set_as_default=False)
+        client: Any = Client(address, timeout=WAIT, set_as_default=False)
     except Exception:  # of several kinds: no such host, no such port, nobody there
         raise RunError(f"no Dask scheduler answers at {address}") from None
-    over = threading.Event()
-
-    def look() -> None:
-        told = False
-        with suppress(Exception):  # the scheduler is lost: joblib says so
-            while not over.wait(LOOK):
-                there = client.nthreads()
-                if not there and not told:
-                    start = f"dask worker {address} --nthreads 1"
-                    print(f"no worker is at {address}; waiting for one ({start})", file=sys.stderr)
-                told = not there
-
+    start = f"a worker is started with: dask worker {address} --nthreads 1"
     with client:
-        # Two runs in one process would share torch's generators.
-        if any(threads > 1 for threads in client.nthreads().values()):
-            raise RunError(
-                f"a worker at {address} has several threads; start each with --nthreads 1"
-            )
-        threading.Thread(target=look, daemon=True).start()
         try:
+            client.wait_for_workers(1, timeout=WAIT)
+            # Two runs in one process would share torch's generators.
+            if any(threads > 1 for threads in client.nthreads().values()):
+                raise RunError(f"a worker at {address} has several threads; {start}")
             with parallel_config(backend="dask", client=client, pure=False):
                 yield
         except (CancelledError, TimeoutError, OSError) as error:
-            raise RunError(f"the cluster was lost ({error}); the same command goes on") from None
-        finally:
-            over.set()
-
-
-_load = cache(load_cifar10)
+            raise RunError(f"the cluster fails ({error}); {start}") from None
 
 
 def _work(
-    index: int, plan: Plan, out: Path, given: Cifar10 | bool, threads: int, lines: bool, how: Any
-) -> tuple[int, Run | Exception]:
-    """Train one run, in a worker, of ours if it is told a number of threads; which run it was, and
-    its record or why it failed."""
-    for _ in range(50):  # a shared folder may take seconds to show up
-        if out.is_dir():
-            break
-        time.sleep(0.1)
-    else:
-        raise RunError(
-            f"a worker on {socket.gethostname()} does not see {out}: "
-            "--out must be a folder that all workers share"
-        )
-    if threads:
+    plan: Plan,
+    out: Path,
+    data: Cifar10 | bool,
+    threads: int | None,
+    lines: bool,
+    options: dict[str, Any],
+) -> tuple[Plan, Run | Exception]:
+    """Train one run: the plan, and its record or why it failed.
+
+    The data may be whether to load the full set; a process that is not ours keeps its threads.
+    """
+    if not out.is_dir():
+        host = socket.gethostname()
+        raise RunError(f"a worker on {host} does not see {out}: --out must be a shared folder")
+    if threads is not None:
         torch.set_num_threads(threads)
         speed_up_process()
-        # tqdm's own lock is one between processes: a killed one leaves a part to be warned of.
-        tqdm.set_lock(threading.RLock())
-    parent = os.getppid()
-    data, told = _load(given) if isinstance(given, bool) else given, False
-    while True:
-        try:
-            for row in record_epochs(plan.recipe, data, plan.folder, **how):
-                if lines:
-                    print(epoch_line(plan.name, plan.recipe, row), flush=True)
-                if threads and os.getppid() != parent:
-                    os._exit(1)  # the command was killed, and nobody is left to send work
-            return index, Run.load(plan.folder)
-        except Busy:  # as when workers still have what a stopped command gave them
-            if not told:
-                print(f"{plan.name}: another training is at work there; waiting", file=sys.stderr)
-            told = True
-            time.sleep(1)
-        except Exception as error:
-            return index, error
+    images = load_cifar10(data) if isinstance(data, bool) else data
+    try:
+        for row in record_epochs(plan.recipe, images, plan.folder, **options):
+            if lines:
+                print(epoch_line(plan.name, plan.recipe, row), flush=True)
+        return plan, Run.load(plan.folder)
+    except Exception as error:
+        return plan, error
