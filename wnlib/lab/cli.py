@@ -109,9 +109,9 @@ def seeds(text: str) -> list[int]:
     """ "0-4,7" is 0, 1, 2, 3, 4, 7."""
     found: list[int] = []
     for word in text.split(","):
-        first, _, last = word.partition("-")
-        several = range(int(first), int(last or first) + 1)
-        if not 1 <= len(several) <= 1000:
+        ends = [int(end) for end in word.split("-")]
+        several = range(ends[0], ends[-1] + 1)
+        if len(ends) > 2 or not 1 <= len(several) <= 1000:
             raise ValueError
         found += several
     return found

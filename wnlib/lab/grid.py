@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import contextmanager, nullcontext
@@ -242,6 +243,8 @@ def _work(
     if threads is not None:
         torch.set_num_threads(threads)
         speed_up_process()
+        # Its own lock is one between processes: a killed one leaves a part to be warned of.
+        tqdm.set_lock(threading.RLock())
     images = load_cifar10(data) if isinstance(data, bool) else data
     try:
         for row in record_epochs(plan.recipe, images, plan.folder, **options):
