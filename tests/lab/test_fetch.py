@@ -93,8 +93,7 @@ BAD = {
 
 @pytest.fixture
 def server(monkeypatch):
-    """A web server with an archive and a package, each a blob and the ways in which it is sent, in
-    turns; it is asked without patience."""
+    """It has an archive and a package, each a blob and the ways in which it is sent, in turns."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,13 +1,12 @@
 """A grid of runs: what it plans; it goes on, survives what fails, and says how it goes."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import timeless
 
-import wnlib
 from wnlib import Norm, Recipe, train
 from wnlib.lab import Run, grid, record_epochs
 from wnlib.lab.grid import plan_grid, run_grid, share_of_threads, summary
@@ -25,7 +23,6 @@ from wnlib.lab.records import RunError
 from wnlib.training import Row, State
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(wnlib.__file__).parents[1]
 TWO = [Norm.NONE, Norm.WN]
 
 
@@ -231,83 +228,50 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_behind(tmp_path):
 
 
 @contextmanager
-def started(*command):
-    """A program of Dask's, with one thread for torch, stopped in the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dask", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory):
-    """The address of a Dask scheduler on this machine."""
+def cluster(workers=2, threads=1):
+    """A Dask scheduler on this machine, and its workers, each a process."""
     pytest.importorskip("distributed", reason="Dask is not installed: pip install distributed")
-    file = tmp_path_factory.mktemp("dask") / "scheduler.json"
-    options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    with started("scheduler", *options, "--scheduler-file", str(file)):
-        until(lambda: file.exists() and file.read_text().endswith("}"))  # it is not written whole
-        yield json.loads(file.read_text())["address"]
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": threads, "dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(n_workers=workers, **options) as made:
+        yield made
 
 
-@contextmanager
-def workers(address, folder, count=1, threads=1):
-    """Started, and known to the scheduler."""
-    from distributed import Client
-
-    options = ("--nthreads", str(threads), "--no-nanny", "--no-dashboard")
-    command = ("worker", address, *options, "--local-directory", str(folder))
-    with ExitStack() as stack:
-        processes = [stack.enter_context(started(*command)) for _ in range(count)]
-        with Client(address, set_as_default=False) as client:
-            client.wait_for_workers(count)
-        yield processes
-
-
-def test_cluster_one_worker_killed(scheduler, tiny, tmp_path):
+@pytest.mark.filterwarnings("ignore:Sending large graph")  # a slice is sent with all of its tensor
+def test_cluster_one_worker_killed(tiny, tmp_path):
     plans = quick(tmp_path / "out", epochs=20)
 
-    def kill(process):
+    def kill(worker):
         until(lambda: epochs_below(tmp_path) >= 3)
-        process.kill()
+        os.kill(worker.pid, signal.SIGKILL)
 
-    with workers(scheduler, tmp_path, 2) as two:
-        killer = threading.Thread(target=kill, args=two[:1])
+    with cluster() as two:
+        killer = threading.Thread(target=kill, args=(two.workers[0],))
         killer.start()
-        results = run_grid(plans, tiny, cluster=scheduler, device="cpu")
+        results = run_grid(plans, tiny, cluster=two.scheduler_address, device="cpu")
         killer.join()
     for plan, run in results.items():
         assert timeless(run.rows) == timeless(train(plan.recipe, tiny, "cpu"))
 
 
-def test_clusters_that_cannot_train_are_told(scheduler, tiny, tmp_path, monkeypatch):
-    plans, start = (
-        quick(tmp_path),
-        f"a worker is started with: dask worker {scheduler} --nthreads 1",
-    )
+def test_clusters_that_cannot_train_are_told(tiny, tmp_path, monkeypatch):
+    plans = quick(tmp_path)
     monkeypatch.setattr(grid, "WAIT", 1.0)
-    # A worker that was killed is known for some moments.
-    with pytest.raises(RunError, match=rf"^the cluster fails \(.*\); {start}$"):
-        until(lambda: run_grid(plans, tiny, cluster=scheduler, device="cpu") is None)
-    with (
-        workers(scheduler, tmp_path, threads=2),
-        pytest.raises(RunError, match=f"^a worker at {scheduler} has several threads; {start}$"),
+    for workers, said in (
+        (0, r"the cluster fails \(.*\)"),
+        (1, "a worker at .* has several threads"),
     ):
-        run_grid(plans, tiny, cluster=scheduler, device="cpu")
+        with cluster(workers, threads=2) as made:
+            said += f"; a worker is started with: dask worker {made.scheduler_address} --nthreads 1"
+            with pytest.raises(RunError, match=f"^{said}$"):
+                run_grid(plans, tiny, cluster=made.scheduler_address, device="cpu")
     for address in ("tcp://127.0.0.1:9", "tls://127.0.0.1:9", ""):
         with pytest.raises(RunError, match=f"^no Dask scheduler answers at {address}$"):
             run_grid(plans, tiny, cluster=address)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RunError, match=r"pip install 'wnlib\[cluster\]'"):
-        run_grid(plans, tiny, cluster=scheduler)
+        run_grid(plans, tiny, cluster="tcp://127.0.0.1:9")
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tiny, tmp_path):

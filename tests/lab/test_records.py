@@ -65,13 +65,6 @@ def test_records_come_back_whole_and_are_replaced(tmp_path, norm):
     assert len(list((tmp_path / "a" / "b").iterdir())) == 2
 
 
-def test_what_was_not_recorded_is_an_empty_field(tmp_path):
-    Run(Recipe.paper("wn"), [Row(1, NAN, 1 / 3, 0.1, 2e-17, NAN, 1.5)]).save(tmp_path)
-    text = (tmp_path / "history.csv").read_text()
-    assert text == f"{HEADER}\n1,,0.3333333333333333,0.1,2e-17,,1.5\n"
-    np.testing.assert_array_equal(Run.load(tmp_path).column("test_error"), [NAN])
-
-
 @pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.parent.relative_to(RECORDED)))
 def test_every_recorded_run_loads_and_is_written_as_it_was(path, tmp_path):
     loaded = Run.load(path.parent)
@@ -96,11 +89,7 @@ def test_what_is_no_file_of_text_is_named(saved, name):
         put(saved / name)
         assert refused(saved) == f"{name} is no file: {saved} holds no run"
         (saved / name).rename(saved / put.__name__)
-
-
-@pytest.mark.parametrize("folder", ["no", "x" * 300])
-def test_missing_folders_are_named(tmp_path, folder):
-    assert refused(tmp_path / folder).startswith("run.json ")
+    assert refused(saved / ("x" * 300)).startswith("run.json cannot be read: [Errno")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +129,8 @@ def test_every_truncation_is_found(saved):
             assert Run.load(saved).rows == rows[: whole[:length].count(b"\n") - 1]
         else:
             assert refused(saved).startswith("history.csv ")
+    path.write_text("a,b\n1,2\n")
+    assert refused(saved) == f"history.csv does not begin with {HEADER}"
     path.write_bytes(whole.replace(b"\n", b"\r\n"))  # as git writes it on Windows
     assert Run.load(saved).rows == rows
     text = (saved / "run.json").read_text()
@@ -156,11 +147,6 @@ def test_damaged_lines_are_named(saved, line):
     path = saved / "history.csv"
     path.write_text("\n".join([*path.read_text().splitlines()[:2], line, ""]))
     assert refused(saved) == f"history.csv, line 3 is damaged: {line!r}"
-
-
-def test_other_tables_are_refused(saved):
-    (saved / "history.csv").write_text("a,b\n1,2\n")
-    assert refused(saved) == f"history.csv does not begin with {HEADER}"
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

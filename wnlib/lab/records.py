@@ -450,7 +450,7 @@ def restore(folder: Path, run: Run, training: Training) -> None:
         if content["scaler"]:  # a run in bf16 has none, and needs none
             training.scaler.load_state_dict(content["scaler"])
         # On another device than before, its generator starts from the seed.
-        for name, state in (training.generators or {}).items():
+        for name, state in training.generators.items():
             state.copy_(content["generators"].get(name, state))
     except RunError:
         raise
