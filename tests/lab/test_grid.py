@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from training import timeless
 
@@ -46,36 +46,27 @@ def epochs_below(out):
 
 # --- plans
 
-axes = st.fixed_dictionaries(
-    {
-        "recipes": st.lists(st.sampled_from(["paper", "report"]), min_size=1),
-        "lrs": st.just([None]) | st.lists(st.floats(1e-9, 1), min_size=1),
-        "scales": st.lists(st.sampled_from(["linear", "exp"]), min_size=1),
-        "seeds": st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4),
-        "norms": st.lists(st.sampled_from(list(Norm)), min_size=1),
-    }
-)
+AXES = {
+    "recipes": st.lists(st.sampled_from(["paper", "report"]), min_size=1),
+    "lrs": st.just([None]) | st.lists(st.floats(1e-9, 1), min_size=1),
+    "scales": st.lists(st.sampled_from(["linear", "exp"]), min_size=1),
+    "seeds": st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4),
+    "norms": st.lists(st.sampled_from(list(Norm)), min_size=1),
+}
 
 
-@given(axes)
+@given(st.fixed_dictionaries(AXES))
 def test_every_plan_is_a_run_of_its_own(axes):
     expected = set()
-    for name, lr, scale, seed, norm in product(
-        *(axes[axis] for axis in ("recipes", "lrs", "scales", "seeds", "norms"))
-    ):
-        recipe = getattr(Recipe, name)(norm).replace(width=2, epochs=3, seed=seed)
+    for name, lr, scale, seed, norm in product(*(axes[axis] for axis in AXES)):
+        recipe = getattr(Recipe, name)(norm).replace(width=2, seed=seed)
         if scale == "linear" or norm in (Norm.WN, Norm.WN_MOBN):
             expected.add(recipe.replace(scale=scale, lr=lr or recipe.lr))
-    if not expected:
-        with pytest.raises(ValueError, match="weight norm"):
-            plan_grid("out", **axes, width=2, epochs=3)
-        return
-    plans = plan_grid("out", **axes, width=2, epochs=3)
+    assume(expected)
+    plans = plan_grid("out", **axes, width=2)
     assert {plan.recipe for plan in plans} == expected
     assert len(plans) == len(expected) == len({plan.folder for plan in plans})
     assert all(plan.folder == Path("out").absolute() / plan.name for plan in plans)
-    seeds = [plan.recipe.seed for plan in plans]
-    assert seeds == sorted(seeds, key=list(dict.fromkeys(axes["seeds"])).index)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +84,6 @@ def test_every_plan_is_a_run_of_its_own(axes):
 )  # fmt: skip
 def test_folders_and_their_order(axes, names):
     assert [plan.name for plan in plan_grid("out", **axes)] == names
-
-
-def test_names_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="recipe is one of paper, report, not 'replace'"):
-        plan_grid("out", recipes=["paper", "replace"])
-    with pytest.raises(ValueError, match="norm is one of none, wn, mobn, bn, wn_mobn, not ''"):
-        plan_grid("out", norms=[""])
-    with pytest.raises(ValueError, match="could not convert string to float: 'fast'"):
-        plan_grid("out", lrs=["0.1", "fast"])
 
 
 # --- runs
@@ -133,18 +115,8 @@ def test_a_run_that_fails_leaves_the_others_alone(tiny, tmp_path, capsys):
     assert "seed 7, not 0" in str(wn)
     assert "takes 99 images at once" in str(mobn)
     assert "wn: failed (" in capsys.readouterr().out
-    assert summary(results).splitlines()[1].split() == [
-        "plain", "1", f"{100 * none.rows[-1].test_error:.2f}", "-", "-",
-    ]  # fmt: skip
-
-
-def test_impossible_grids_are_refused(tiny, tmp_path):
-    with pytest.raises(ValueError, match="jobs is a whole number from 1 up, not 0"):
-        run_grid(quick(tmp_path), tiny, jobs=0)
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
-        run_grid(quick(tmp_path / "file" / "out"), tiny, device="cpu")
-    assert share_of_threads(1000) == 1
+    error = f"{100 * none.rows[-1].test_error:.2f}"
+    assert summary(results).splitlines()[1].split() == ["plain", "1", error, "-", "-"]
 
 
 def test_summary_has_means_deviations_and_what_diverged(tmp_path):
@@ -154,27 +126,21 @@ def test_summary_has_means_deviations_and_what_diverged(tmp_path):
         plan: Run(plan.recipe, [Row(1, 0.1, 1.0, 0.5, 1.0, error, 1.0)], State.DIVERGED)
         for plan, error in zip(plans, errors, strict=True)
     }
-    lines = summary(results).splitlines()
-    for line, ours in zip(lines[1:], (errors[::2], errors[1::2]), strict=True):
-        assert line.split()[-4:] == [
-            "3", f"{100 * mean(ours):.2f}", f"{100 * stdev(ours):.2f}", "3",
-        ]  # fmt: skip
+    _, *lines = summary(results).splitlines()
+    for line, ours in zip(lines, (errors[::2], errors[1::2]), strict=True):
+        spread = f"{100 * mean(ours):.2f} {100 * stdev(ours):.2f}"
+        assert line.split()[-4:] == ["3", *spread.split(), "3"]
+    assert share_of_threads(1000) == 1
 
 
 # --- processes
 
 
-def children(pid):
-    """The processes that a process has started."""
+def workers(pid):
+    """Of joblib's processes those that a process has started."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for task in tasks for child in task.read_text().split()}
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    children = {int(child) for task in tasks for child in task.read_text().split()}
+    return [c for c in children if b"popen_loky" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -182,13 +148,11 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="look
 
 @on_linux
 def test_processes_one_of_them_killed(tiny, tmp_path):
-    plans, others = quick(tmp_path, epochs=20, seeds=[0, 1]), children(os.getpid())
+    plans = quick(tmp_path, epochs=20, seeds=[0, 1])
 
     def kill_one():
         until(lambda: epochs_below(tmp_path) >= 2)
-        new = [c for c in children(os.getpid()) - others
-               if b"popen_loky" in Path(f"/proc/{c}/cmdline").read_bytes()]  # fmt: skip
-        os.kill(new[0], signal.SIGKILL)
+        os.kill(workers(os.getpid())[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
@@ -212,8 +176,8 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_behind(tmp_path):
     with subprocess.Popen(command, stderr=-1, env=environment, **options) as process:
         try:
             until(lambda: epochs_below(tmp_path) >= 1)
-            workers = children(process.pid)
-            assert len(workers) >= 2
+            started = workers(process.pid)
+            assert len(started) == 2
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
             _, said = process.communicate()
         finally:
@@ -221,7 +185,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_behind(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 2
     assert said == "wnlib: stopped; the same command goes on from the last whole epoch\n"
-    until(lambda: not any(alive(worker) for worker in workers))
+    until(lambda: not any(Path(f"/proc/{worker}/exe").exists() for worker in started))
 
 
 # --- a cluster

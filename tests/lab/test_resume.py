@@ -33,26 +33,18 @@ def finish(data, folder, **options):
 # --- exact resume
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_rows_are_the_same_after_a_stop(tiny, tmp_path, whole, epochs):
-    first = record_epochs(small(), tiny, tmp_path, device="cpu")
+@pytest.mark.parametrize(("norm", "epochs"), [("wn", 2), ("wn", 3), *((n, 1) for n in Norm)])
+def test_rows_are_the_same_after_a_stop(tiny, tmp_path, norm, epochs):
+    recipe, whole = small(norm), train(small(norm), tiny, "cpu")
+    first = record_epochs(recipe, tiny, tmp_path, device="cpu")
     for _ in range(epochs):
         next(first)
     first.close()
-    assert Run.load(tmp_path).state is State.INTERRUPTED
-    assert finish(tiny, tmp_path) == timeless(whole)
-    run = Run.load(tmp_path)
+    run = record(recipe, tiny, tmp_path, device="cpu")
+    assert timeless(run.rows) == timeless(whole)
     assert run.state is State.FINISHED
     assert run.provenance["wall_seconds"] == pytest.approx(sum(row.seconds for row in run.rows))
     assert sorted(contents(tmp_path)) == FILES
-
-
-@pytest.mark.parametrize("norm", list(Norm))
-def test_every_configuration_goes_on_exactly(tiny, tmp_path, norm):
-    recipe = small(norm, epochs=2, width=2, lr=0.003)
-    next(record_epochs(recipe, tiny, tmp_path, device="cpu"))
-    rows = record(recipe, tiny, tmp_path, device="cpu").rows
-    assert timeless(rows) == timeless(train(recipe, tiny, "cpu"))
 
 
 def test_rows_are_the_same_after_any_kill(tmp_path):
@@ -76,18 +68,13 @@ def test_ended_runs_are_replayed(tiny, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_the_bar_counts_steps_and_the_folder_is_that_of_the_start(
-    tiny, tmp_path, whole, monkeypatch, capsys
-):
+def test_the_folder_is_that_of_the_start(tiny, tmp_path, whole, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = record_epochs(small(), tiny, "run", device="cpu", progress=True)
+    rows = record_epochs(small(), tiny, "run", device="cpu")
     next(rows)
     monkeypatch.chdir("/")
     list(rows)
     assert timeless(Run.load(tmp_path / "run").rows) == timeless(whole)
-    said = capsys.readouterr().err
-    assert "weight norm: " in said
-    assert "/16" in said
 
 
 # What a kill, or a folder that a service synchronizes, may leave of a run stopped after two epochs.
@@ -96,6 +83,12 @@ def test_the_bar_counts_steps_and_the_folder_is_that_of_the_start(
 def history_behind(folder):
     path = folder / "history.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+
+
+def record_ahead(folder):
+    run = Run.load(folder)
+    run.rows.append(run.rows[-1]._replace(epoch=3))
+    run.save(folder)
 
 
 def checkpoint_alone(folder):
@@ -109,28 +102,13 @@ def from_another_device(folder):
     path.write_bytes(change(path.read_bytes()))
 
 
-LEFT = (history_behind, checkpoint_alone, from_another_device)
+LEFT = (history_behind, record_ahead, checkpoint_alone, from_another_device)
 
 
 @pytest.mark.parametrize("leave", LEFT, ids=lambda leave: leave.__name__)
 def test_what_is_left_is_gone_on_from(tiny, stopped, whole, leave):
     leave(stopped)
     assert finish(tiny, stopped) == timeless(whole)
-
-
-def test_a_checkpoint_behind_the_record_is_gone_on_from(tiny, stopped, whole):
-    old = (stopped / "checkpoint.pt").read_bytes()
-    rows = record_epochs(small(), tiny, stopped, device="cpu")
-    next(rows), next(rows), next(rows)
-    rows.close()
-    (stopped / "checkpoint.pt").write_bytes(old)
-    assert finish(tiny, stopped) == timeless(whole)
-
-
-def test_an_ended_checkpoint_brings_the_record_up_to_it(tiny, tmp_path):
-    expected = record(small(epochs=2), tiny, tmp_path, device="cpu")
-    Run(small(epochs=2), expected.rows[:1], provenance=dict(expected.provenance)).save(tmp_path)
-    assert record(small(epochs=2), tiny, tmp_path, device="cpu") == expected
 
 
 # --- what is not its own is refused, and nothing is overwritten
@@ -178,11 +156,8 @@ DAMAGED = {
     "cut": (lambda blob: blob[: len(blob) // 2], BROKEN),
     "flip": (lambda b: b[:9999] + bytes([b[9999] ^ 1]) + b[10_000:], BROKEN),
     "code": (lambda _: saved(Code()), BROKEN),
-    "no dictionary": (lambda _: saved([1, 2]), BROKEN),
     "no model": (altered(lambda s: s.pop("model")), BROKEN),
     "other shapes": (altered(lambda s: s["model"].update({next(iter(s["model"])): 0})), BROKEN),
-    "rows too short": (altered(lambda s: s["rows"][0].pop()), BROKEN),
-    "another state": (altered(lambda s: s.update(state="won")), BROKEN),
 }
 
 
@@ -265,18 +240,15 @@ def test_a_later_training_of_a_process_takes_over(tiny, tmp_path, whole):
 
 
 def test_commit_is_of_the_package_and_says_dirty(tmp_path):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    assert records._commit(tmp_path) is None
+    """What runs is what was imported: it is looked up once."""
+    look_up, git = records._commit.__wrapped__, ["git", "-C", str(tmp_path)]
+    assert look_up(tmp_path) is None
     (tmp_path / "a.py").write_text("1")
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
-        subprocess.run([*git, *words], check=True)
-    records._commit.cache_clear()
-    commit = records._commit(tmp_path)
+    for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm one"):
+        subprocess.run([*git, *words.split()], check=True)
+    commit = look_up(tmp_path)
     (tmp_path / "a.py").write_text("2")
-    assert records._commit(tmp_path) == commit, "what runs is what was imported"
-    records._commit.cache_clear()
-    assert records._commit(tmp_path) == f"{commit}-dirty"
-    records._commit.cache_clear()
+    assert look_up(tmp_path) == f"{commit}-dirty"
 
 
 # --- a second folder that outlives the first
@@ -298,11 +270,6 @@ def test_a_copy_comes_back(tiny, tmp_path, whole, monkeypatch, every):
     shutil.rmtree(local)  # so is the run
     assert finish(tiny, local, keep=kept) == timeless(whole)
     assert sorted(contents(local)) == FILES
-
-
-def test_a_copy_of_another_run_is_refused(tiny, stopped, tmp_path):
-    with pytest.raises(RunError, match=r"run holds another run \(seed 0, not 1\); choose another"):
-        record(small(seed=1), tiny, tmp_path / "local", device="cpu", keep=stopped)
 
 
 def test_a_copy_that_cannot_be_written_stops_nothing(tiny, tmp_path, whole, capsys, monkeypatch):
