@@ -99,7 +99,6 @@ def test_what_is_no_file_of_text_is_named(saved, name):
         ({"recipe": None}, "'NoneType' object has no attribute 'items'"),
         ({"recipe": {"norm": "wn", "a\nb\x1b[2J": 3}}, "keyword argument 'a b?[2J'"),
         ({"recipe": {"norm": "wn", RETIRED[0]: "uniform"}}, "keyword argument 'noise'"),
-        ({"recipe": {"norm": "layer"}}, "'layer' is not a valid Norm"),
         ({"recipe": {"norm": "wn", "epochs": 10**12}}, "epochs is from 1 to 100,000, not 10000"),
         ({"state": "finished"}, "it says finished, but history.csv has 2 of 3 epochs"),
         ({"state": "diverged at epoch 1"}, "it says diverged at epoch 1, but history.csv has 2"),

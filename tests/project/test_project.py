@@ -432,8 +432,9 @@ def lines(*patterns: str) -> int:
             ("book/*.py", "book/figures/*.js", "book/_static/*.css", "book/_static/*.js"),
         ),
         (("tests/project/*.py",), ("tools/*", "Makefile", ".github/*", ".ci/*")),
+        (("tests/lab/*.py",), ("wnlib/lab/*.py",)),
     ],
-    ids=["book", "project"],
+    ids=["book", "project", "lab"],
 )
 def test_a_test_is_no_longer_than_what_it_tests(
     tests: tuple[str, ...], tested: tuple[str, ...]
@@ -443,6 +444,10 @@ def test_a_test_is_no_longer_than_what_it_tests(
 
 def test_the_core_is_read_at_one_sitting() -> None:
     assert lines(":(glob)wnlib/*.py") <= 900
+
+
+def test_the_lab_is_read_in_an_hour() -> None:
+    assert lines("wnlib/lab/*.py") <= 1150
 
 
 def test_wheel_has_the_whole_package(tmp_path: Path) -> None:
