@@ -320,6 +320,7 @@ def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
     lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True)  # of this process
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.release(force=True)  # an earlier training of this process gives way
         lock.acquire()
     except Timeout:
         raise RunError(
@@ -334,7 +335,7 @@ def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
         if _latest[path] is me:
             with suppress(OSError):  # Windows removes it with the release
                 path.unlink()
-        lock.release()
+            lock.release()
 
 
 def _copy(source: Path, target: Path) -> None:
