@@ -310,29 +310,29 @@ def _take(run: Run, training: Training) -> None:
     run.provenance["wall_seconds"] = sum(row.seconds for row in run.rows)
 
 
-_latest: dict[Path, object] = {}  # the training of this process that a folder's lock is held for
+_latest: dict[Path, FileLock] = {}  # of the trainings of this process, the latest in each folder
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
     """Inside, no other process trains in the folder; what it gives says: nor does a later call."""
-    me, path = object(), folder.resolve() / "lock"
-    lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True)  # of this process
+    path = folder.resolve() / "lock"
+    lock = FileLock(path, timeout=0, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.release(force=True)  # an earlier training of this process gives way
+        if path in _latest:  # an earlier training of this process gives way
+            _latest[path].release(force=True)
         lock.acquire()
     except Timeout:
-        raise RunError(
-            f"another training is at work in {folder}; stop it, or {ELSEWHERE}"
-        ) from None
+        said = f"another training is at work in {folder}; stop it, or {ELSEWHERE}"
+        raise RunError(said) from None
     except (OSError, NotImplementedError) as error:  # the latter where there are no locks
         raise RunError(f"{folder} cannot be written: {error}") from None
-    _latest[path] = me
+    _latest[path] = lock
     try:
-        yield lambda: _latest[path] is me
+        yield lambda: _latest[path] is lock
     finally:
-        if _latest[path] is me:
+        if _latest[path] is lock:
             with suppress(OSError):  # Windows removes it with the release
                 path.unlink()
             lock.release()
