@@ -87,7 +87,7 @@ def _cifar():
 def _small_batches():
     record = json.loads((HERE / "records/small-batches.json").read_text())
     ends = {
-        row["method"]: 100 * np.array(row["errors"])
+        row["method"]: 100 * np.array(row["test"])
         for row in record["rows"]
         if row["size"] == 2
     }

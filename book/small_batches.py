@@ -2,7 +2,7 @@
 
 python book/small_batches.py FOLDER prints the record of the chapter "What
 to use", and goes on where it was stopped: what is done stays in FOLDER.
-`make record NAME=small-batches` does that, in three quarters of an hour.
+`make record NAME=small-batches` does that, in half an hour.
 
 Of the 50,000 training images 5,000 are held out, and choose the rate: of
 three around one that grows with the root of the minibatch, and of more
@@ -27,7 +27,7 @@ from wnlib.lab import fetch_cifar10
 
 BOTH = "WN + mean-only BN"
 METHODS = ("plain", "weight norm", "batch norm", "group norm", BOTH)
-SIZES = (2, 8, 32, 128)  # images per minibatch
+SIZES = (2, 32)  # images per minibatch
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of Adam
 HELD_OUT = 5000
 EPOCHS = 2

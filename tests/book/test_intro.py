@@ -72,17 +72,18 @@ def test_a_rate_that_only_weight_norm_tolerates(said: str) -> None:
     assert len(states[Norm.WN]) == 3 <= len(states[Norm.NONE])
 
 
-def test_small_minibatches(said: str) -> None:
+def test_small_minibatches(said: str, beside) -> None:
     rows = json.loads((BOOK / "records" / "small-batches.json").read_text())["rows"]
-    two = {row["method"]: row for row in rows if row["size"] == 2}
-    bn, wn, plain = (two[n] for n in ("batch norm", "weight norm", "plain"))
-    assert (
-        f"training loss ends at {bn['loss']:.2f}, that of weight norm at {wn['loss']:.2f}" in said
-    )
-    assert f"a plain network with the same start at {plain['loss']:.2f}" in said
-    means = [f"{100 * np.mean(row['errors']):.1f}" for row in (bn, wn, plain)]
-    assert "({} %, {} % and {} % error)".format(*means) in said
-    assert min(tukey_hsd(*(row["errors"] for row in two.values())).pvalue.flat) > 0.05
+    two = {row["method"]: f"{100 * np.mean(row['test']):.1f}" for row in rows if row["size"] == 2}
+    assert f"batch norm ends at {two['batch norm']} % test error" in said
+    assert f"weight norm at {two['weight norm']} %" in said
+    assert f"a plain network with the same start at {two['plain']} %" in said
+    gains = {(one.task, one.method): one for one in beside("gains").fair()}
+    one = gains["Minibatches of two", "batch norm"]
+    told = f"{-one.gain:.1f} points behind plain (95 % interval: {-one.high:.1f} to {-one.low:.1f}"
+    assert told in said
+    large = [row["test"] for row in rows if row["size"] == 32]
+    assert min(tukey_hsd(*large).pvalue.flat) > 0.05
 
 
 def test_elsewhere(said: str) -> None:
