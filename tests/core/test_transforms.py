@@ -1,6 +1,7 @@
 """Our layers beside their formula, typed, under every transform that torch has."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -53,25 +54,25 @@ TRANSFORMS = {
     "vmap of grad": lambda f, *a: vmap(grad(total(f), (0, 1)))(*(torch.stack([x, x]) for x in a)),
 }
 CASES = {
-    "g": weight("linear"),
-    "s": weight("exp"),
-    "training": mean_only_bn(True, torch.float32),
-    "training in bf16": mean_only_bn(True, torch.bfloat16),
-    "evaluation": mean_only_bn(False, torch.float32),
-    "evaluation in bf16": mean_only_bn(False, torch.bfloat16),
+    "g": partial(weight, "linear"),
+    "s": partial(weight, "exp"),
+    "training": partial(mean_only_bn, True, torch.float32),
+    "training in bf16": partial(mean_only_bn, True, torch.bfloat16),
+    "evaluation": partial(mean_only_bn, False, torch.float32),
+    "evaluation in bf16": partial(mean_only_bn, False, torch.bfloat16),
 }
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_is_its_formula_under(transform, case):
-    ours, formula, args = CASES[case]
+    ours, formula, args = CASES[case]()
     transformed = TRANSFORMS[transform]
     if "training" in case and "vmap" in transform:  # as with torch's batch norm
         with pytest.raises(RuntimeError, match="got a batched tensor as input while"):
             transformed(ours, *args)
     else:
-        close = 0.02 if "bf16" in case else 1e-4
+        close = 0.05 if "bf16" in case else 1e-4
         out, expected = transformed(ours, *args), transformed(formula, *args)
         torch.testing.assert_close(out, expected, rtol=close, atol=close)
 
