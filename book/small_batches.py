@@ -24,6 +24,7 @@ from torch.optim.swa_utils import update_bn
 from wnlib import MeanOnlyBatchNorm, data_dependent_init_, weight_norm
 from wnlib.inputs import symmetric
 from wnlib.lab import fetch_cifar10
+from wnlib.training import evaluate
 
 BOTH = "WN + mean-only BN"
 METHODS = ("plain", "weight norm", "batch norm", "group norm", BOTH)
@@ -66,14 +67,6 @@ def cifar10():
     return train, held_out, (symmetric(data.test_images), data.test_labels)
 
 
-@torch.no_grad()
-def error(model, images, labels):
-    """A fraction of the images, in evaluation mode."""
-    model.eval()
-    guess = torch.cat([model(x).argmax(1) for x in images.split(500)])
-    return (guess != labels).double().mean().item()
-
-
 def trained(method, size, rate, seed, epochs=EPOCHS):
     """Train one network; its errors, fractions, by the images they are of.
 
@@ -98,12 +91,13 @@ def trained(method, size, rate, seed, epochs=EPOCHS):
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
-    errors = {"test, running": error(model, *test)}
-    update_bn(images[:HELD_OUT].split(500), model)
+    errors = {"test, running": evaluate(model, *test)[1]}
+    some = images[:HELD_OUT], labels[:HELD_OUT]
+    update_bn(some[0].split(500), model)
     return errors | {
-        "training": error(model, images[:HELD_OUT], labels[:HELD_OUT]),
-        "held out": error(model, *held_out),
-        "test": error(model, *test),
+        "training": evaluate(model, *some)[1],
+        "held out": evaluate(model, *held_out)[1],
+        "test": evaluate(model, *test)[1],
     }
 
 

@@ -91,6 +91,7 @@ def wider_than_a_phone(page: Page) -> list[str]:
     """What reaches over the right edge of a screen of 360 px and makes it scroll sideways."""
     before = page.viewport_size
     page.set_viewport_size(PHONE)
+    redrawn(page)  # the sidebar's transition begins with the next frame
     page.evaluate(FINISH_TRANSITIONS)
     found = page.evaluate(
         """() => {
