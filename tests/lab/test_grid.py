@@ -44,8 +44,6 @@ def epochs_below(out):
     return sum(text.count("\n") - 1 for text in texts)
 
 
-# --- plans
-
 AXES = {
     "recipes": st.lists(st.sampled_from(["paper", "report"]), min_size=1),
     "lrs": st.just([None]) | st.lists(st.floats(1e-9, 1), min_size=1),
@@ -84,9 +82,6 @@ def test_every_plan_is_a_run_of_its_own(axes):
 )  # fmt: skip
 def test_folders_and_their_order(axes, names):
     assert [plan.name for plan in plan_grid("out", **axes)] == names
-
-
-# --- runs
 
 
 def test_each_plan_is_the_run_that_train_gives_and_is_gone_on_with(tiny, tmp_path, capsys):
@@ -186,9 +181,6 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_behind(tmp_path):
     assert process.returncode == 2
     assert said == "wnlib: stopped; the same command goes on from the last whole epoch\n"
     until(lambda: not any(Path(f"/proc/{worker}/exe").exists() for worker in started))
-
-
-# --- a cluster
 
 
 @contextmanager
