@@ -52,16 +52,6 @@ def test_weight_gradients_and_steps_are_eq_2_to_4(shape, transposed, scale):
     np.testing.assert_allclose(np.linalg.norm(v - dv, axis=1), ((1 + c**2) ** 0.5 * norm)[:, 0])
 
 
-def test_noise_covariance_of_v_is_eq_5():
-    layer, g, v = normalized((1, 4))
-    x, w = torch.randn(50, 4, dtype=torch.float64), layer.weight.detach().numpy()[0]
-    grads_w = [2 * (w @ x_n) * x_n for x_n in x.numpy()]  # of the loss (w·x)²
-    grads_v = [torch.autograd.grad((layer.weight @ x_n) ** 2, v)[0][0].numpy() for x_n in x]
-    m = np.eye(4) - np.outer(w, w) / (w @ w)
-    expected = (g.item() / v.norm().item()) ** 2 * m @ np.cov(np.array(grads_w).T) @ m
-    np.testing.assert_allclose(np.cov(np.array(grads_v).T), expected)
-
-
 def test_first_and_second_derivatives(scale):
     layer, *args = normalized((3, 2, 2), True, scale)
     assert gradcheck(layer.parametrizations.weight[0], args)
@@ -145,12 +135,7 @@ def test_once_removed_it_leaves_a_layer_as_any_other(scale):
         (weight_norm(nn.Linear(2, 2)), "exp", ValueError, r"Linear.weight is parametrized already"),
         (nn.BatchNorm2d(4), "exp", TypeError, "^BatchNorm2d has no weight of two or more dim"),
         (nn.ReLU(), "exp", TypeError, "^ReLU has no weight of two or more dimensions"),
-        (
-            nn.ConvTranspose2d(4, 4, 3, groups=2),
-            "exp",
-            TypeError,
-            "^a transposed convolution in gr",
-        ),
+        (nn.ConvTranspose2d(4, 4, 3, groups=2), "exp", TypeError, "^a transposed convolution in"),
     ],
 )
 def test_what_cannot_be_normalized_is_named_and_left(layer, scale, error, message):
