@@ -128,9 +128,6 @@ def test_summary_has_means_deviations_and_what_diverged(tmp_path):
     assert share_of_threads(1000) == 1
 
 
-# --- processes
-
-
 def workers(pid):
     """Of joblib's processes those that a process has started."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
@@ -183,45 +180,54 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_behind(tmp_path):
     until(lambda: not any(Path(f"/proc/{worker}/exe").exists() for worker in started))
 
 
-@contextmanager
-def cluster(workers=2, threads=1):
-    """A Dask scheduler on this machine, and its workers, each a process."""
-    pytest.importorskip("distributed", reason="Dask is not installed: pip install distributed")
+@pytest.fixture
+def scheduler(monkeypatch):
+    """The address of a Dask scheduler in this process; its workers may take their time."""
     from distributed import LocalCluster
 
-    options = {"threads_per_worker": threads, "dashboard_address": None, "silence_logs": 50}
-    with LocalCluster(n_workers=workers, **options) as made:
-        yield made
+    monkeypatch.setattr(grid, "WAIT", 600.0)
+    with LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
+        yield cluster.scheduler_address
+
+
+@contextmanager
+def worker(address, threads=1):
+    """A worker as a user starts it, with one thread for torch; killed in the end."""
+    argv = [sys.executable, "-m", "dask", "worker", address, "--nthreads", str(threads)]
+    argv, env = [*argv, "--no-nanny", "--no-dashboard"], os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.filterwarnings("ignore:Sending large graph")  # a slice is sent with all of its tensor
-def test_cluster_one_worker_killed(tiny, tmp_path):
+def test_cluster_one_worker_killed(scheduler, tiny, tmp_path):
     plans = quick(tmp_path / "out", epochs=20)
 
-    def kill(worker):
+    def kill(process):
         until(lambda: epochs_below(tmp_path) >= 3)
-        os.kill(worker.pid, signal.SIGKILL)
+        process.kill()
 
-    with cluster() as two:
-        killer = threading.Thread(target=kill, args=(two.workers[0],))
+    with worker(scheduler) as first, worker(scheduler):
+        killer = threading.Thread(target=kill, args=(first,))
         killer.start()
-        results = run_grid(plans, tiny, cluster=two.scheduler_address, device="cpu")
+        results = run_grid(plans, tiny, cluster=scheduler, device="cpu")
         killer.join()
     for plan, run in results.items():
         assert timeless(run.rows) == timeless(train(plan.recipe, tiny, "cpu"))
 
 
-def test_clusters_that_cannot_train_are_told(tiny, tmp_path, monkeypatch):
+def test_clusters_that_cannot_train_are_told(scheduler, tiny, tmp_path, monkeypatch):
     plans = quick(tmp_path)
+    start = f"; a worker is started with: dask worker {scheduler} --nthreads 1$"
+    several = f"^a worker at {scheduler} has several threads{start}"
+    with worker(scheduler, threads=2), pytest.raises(RunError, match=several):
+        run_grid(plans, tiny, cluster=scheduler, device="cpu")
     monkeypatch.setattr(grid, "WAIT", 1.0)
-    for workers, said in (
-        (0, r"the cluster fails \(.*\)"),
-        (1, "a worker at .* has several threads"),
-    ):
-        with cluster(workers, threads=2) as made:
-            said += f"; a worker is started with: dask worker {made.scheduler_address} --nthreads 1"
-            with pytest.raises(RunError, match=f"^{said}$"):
-                run_grid(plans, tiny, cluster=made.scheduler_address, device="cpu")
+    with pytest.raises(RunError, match=rf"^the cluster fails \(.*\){start}"):
+        run_grid(plans, tiny, cluster=scheduler, device="cpu")
     for address in ("tcp://127.0.0.1:9", "tls://127.0.0.1:9", ""):
         with pytest.raises(RunError, match=f"^no Dask scheduler answers at {address}$"):
             run_grid(plans, tiny, cluster=address)

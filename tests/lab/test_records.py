@@ -76,9 +76,6 @@ def test_every_recorded_run_loads_and_is_written_as_it_was(path, tmp_path):
     assert new == old | {"recipe": new["recipe"] | old["recipe"]}
 
 
-# --- damage
-
-
 @pytest.mark.parametrize("name", ["run.json", "history.csv"])
 def test_what_is_no_file_of_text_is_named(saved, name):
     (saved / name).write_bytes(b"\xff\xfe")
