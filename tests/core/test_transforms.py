@@ -1,7 +1,6 @@
 """Our layers beside their formula, typed, under every transform that torch has."""
 
 import sys
-from functools import partial
 
 import pytest
 import torch
@@ -28,7 +27,6 @@ def weight(scale):
 
 def mean_only_bn(training, dtype):
     """t̃ as a function of b and t; its formula, eq. 7; and arguments."""
-
     made = MeanOnlyBatchNorm(3).train(training).to(dtype)
 
     def layer(b, t):
@@ -54,12 +52,12 @@ TRANSFORMS = {
     "vmap of grad": lambda f, *a: vmap(grad(total(f), (0, 1)))(*(torch.stack([x, x]) for x in a)),
 }
 CASES = {
-    "g": partial(weight, "linear"),
-    "s": partial(weight, "exp"),
-    "training": partial(mean_only_bn, True, torch.float32),
-    "training in bf16": partial(mean_only_bn, True, torch.bfloat16),
-    "evaluation": partial(mean_only_bn, False, torch.float32),
-    "evaluation in bf16": partial(mean_only_bn, False, torch.bfloat16),
+    "g": lambda: weight("linear"),
+    "s": lambda: weight("exp"),
+    "training": lambda: mean_only_bn(True, torch.float32),
+    "training in bf16": lambda: mean_only_bn(True, torch.bfloat16),
+    "evaluation": lambda: mean_only_bn(False, torch.float32),
+    "evaluation in bf16": lambda: mean_only_bn(False, torch.bfloat16),
 }
 
 
@@ -82,10 +80,10 @@ def test_mean_only_bn_is_averaged_in_ensembles_and_empty():
     update_bn(x, layers[0])  # with momentum=None
     torch.testing.assert_close(layers[0].running_mean, x.mean((0, 1)))
     nn.init.ones_(layers[0].bias)
-    call = vmap(lambda state, t: functional_call(layers[0], state, (t,)), in_dims=(0, None))
+    ensemble = vmap(lambda state: functional_call(layers[0], state, (x[0],)))
     centered = x[0] - x[0].mean(0)
-    expected = torch.stack([centered + 1, centered])
-    torch.testing.assert_close(call(stack_module_state(layers), x[0]), expected)
+    out = ensemble(stack_module_state(layers))
+    torch.testing.assert_close(out, torch.stack([centered + 1, centered]))
     assert layers[0](torch.zeros(0, 3, 2)).shape == (0, 3, 2)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         layers[0](torch.zeros(1, 3))
