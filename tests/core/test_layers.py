@@ -1,4 +1,7 @@
-"""weight_norm and MeanOnlyBatchNorm against the paper's formulas, typed apart, and PyTorch."""
+"""weight_norm and MeanOnlyBatchNorm against the paper's formulas, typed apart, and PyTorch.
+
+Then both under every transform that torch has.
+"""
 
 import copy
 import pickle
@@ -10,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize
+from torch.optim.swa_utils import update_bn
 
 from wnlib import MeanOnlyBatchNorm, Norm, weight_norm
 
@@ -108,10 +113,9 @@ def test_a_g_that_does_not_fit_is_torchs_error(shape):
 def test_g_and_s_are_told_apart():
     g, s = weight_norm(nn.Linear(4, 3)), weight_norm(nn.Linear(4, 3), scale="exp")
     s.load_state_dict(copy.deepcopy(s).state_dict())
-    with pytest.raises(RuntimeError, match=r"layer learns s = log g, which .*original0 is not"):
-        s.load_state_dict(g.state_dict(), strict=False)
-    with pytest.raises(RuntimeError, match=r"layer learns g, which .*original0 is not"):
-        g.load_state_dict(s.state_dict(), strict=False)
+    for layer, other, learned in ((g, s, "g"), (s, g, "s = log g")):
+        with pytest.raises(RuntimeError, match=f"layer learns {learned}, which .*original0 is not"):
+            layer.load_state_dict(other.state_dict(), strict=False)
 
 
 def test_once_removed_it_leaves_a_layer_as_any_other(scale):
@@ -163,16 +167,76 @@ def test_mean_only_bn_is_eq_7_and_8(shape, dtype):
         torch.testing.assert_close(ours.double(), expected.double(), rtol=close, atol=close)
 
 
-def test_mean_only_bn_loads_old_states_and_can_be_synchronized():
-    layer, t = MeanOnlyBatchNorm(3), torch.randn(4, 3, 2, 2)
-    layer.load_state_dict({"bias": torch.ones(3), "running_mean": torch.ones(3)})
+def test_mean_only_bn_is_loaded_averaged_synchronized_and_empty():
+    layer, x = MeanOnlyBatchNorm(3), torch.randn(6, 8, 3)
+    layer.load_state_dict({"bias": torch.ones(3), "running_mean": torch.ones(3)})  # of long ago
     assert layer.state_dict().keys() == {"bias", "running_mean", "num_batches_tracked"}
+    update_bn(x, layer)  # with momentum=None
+    torch.testing.assert_close(layer.running_mean, x.mean((0, 1)))
     sync = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(layer))
     assert type(sync) is nn.SyncBatchNorm
-    torch.testing.assert_close(sync(t), layer(t))
-    torch.testing.assert_close(sync.eval()(t), layer.eval()(t))
+    torch.testing.assert_close(sync(x[0]), layer(x[0]))
+    torch.testing.assert_close(sync.eval()(x[0]), layer.eval()(x[0]))
+    assert layer.train()(torch.zeros(0, 3, 2)).shape == (0, 3, 2)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        layer(torch.zeros(1, 3))
 
 
 def test_norms_have_their_order_and_their_labels():
     assert list(Norm) == ["none", "wn", "mobn", "bn", "wn_mobn"]
     assert len({norm.label for norm in Norm}) == 5
+
+
+def weight(scale):
+    """w as a function of g, or of s, and v; its formula, eq. 2; and arguments."""
+    layer, g, v = normalized((3, 2, 2), scale=scale)
+
+    def formula(g, v):
+        return (g.exp() if scale == "exp" else g) * v / (v * v).sum((1, 2), keepdim=True).sqrt()
+
+    return layer.parametrizations.weight[0], formula, (g.detach(), v.detach())
+
+
+def mean_only_bn(training, dtype):
+    """t̃ as a function of t, b and the running mean; its formula, eq. 7; and arguments."""
+    made = MeanOnlyBatchNorm(3).train(training).to(dtype)
+
+    def layer(t, b, running):
+        buffers = {name: value.clone() for name, value in made.named_buffers()}
+        return functional_call(made, buffers | {"bias": b, "running_mean": running.clone()}, (t,))
+
+    def formula(t, b, running):
+        mean = t.mean((0, 2, 3)) if training else running
+        return t + (b - mean).view(3, 1, 1)
+
+    return layer, formula, (torch.randn(4, 3, 2, 2, dtype=dtype), *torch.randn(2, 3, dtype=dtype))
+
+
+def total(f):
+    return lambda *args: f(*args).float().pow(3).sum()
+
+
+TRANSFORMS = {
+    "jvp": lambda f, a, b, *rest: jvp(lambda *ab: f(*ab, *rest), (a, b), (a + 1, b + 1)),
+    "hessian": lambda f, *a: hessian(total(f), (0, 1))(*a),
+    "vmap": lambda f, *a: vmap(f)(*(torch.stack([x, x + 1, x - 2]) for x in a)),
+    "vmap of grad": lambda f, *a: vmap(grad(total(f), (0, 1)))(*(torch.stack([x, x]) for x in a)),
+}
+CASES = {
+    "g": lambda: weight("linear"),
+    "s": lambda: weight("exp"),
+    "training": lambda: mean_only_bn(True, torch.float32),
+    "training in bf16": lambda: mean_only_bn(True, torch.bfloat16),
+    "evaluation": lambda: mean_only_bn(False, torch.float32),
+    "evaluation in bf16": lambda: mean_only_bn(False, torch.bfloat16),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script:FutureWarning")  # torch's own, on its way
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_is_its_formula_under(transform, case):
+    ours, formula, args = CASES[case]()
+    out, expected = TRANSFORMS[transform](ours, *args), TRANSFORMS[transform](formula, *args)
+    close = 0.05 if "bf16" in case else 1e-4
+    torch.testing.assert_close(out, expected, rtol=close, atol=close)

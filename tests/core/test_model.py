@@ -1,9 +1,12 @@
-"""ConvPool-CNN-C: its parts, its shapes and its counts."""
+"""ConvPool-CNN-C: its parts, its shapes and its counts, compiled and exported."""
+
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.func import vmap
+from torch.nn import functional as F
 
 from wnlib import ConvPoolCNNC, Norm
 from wnlib.model import Dropout, GaussianNoise
@@ -59,3 +62,20 @@ def test_the_network_starts_as_the_papers():
     assert abs(w.mean()) < 5 * 0.05 / w.numel() ** 0.5
     assert abs(w.std() / 0.05 - 1) < 5 / (2 * w.numel()) ** 0.5
     assert (model.noise.sigma, model.drop1.p, model.drop2.p) == (0.15, 0.5, 0.5)
+
+
+@pytest.mark.skipif(sys.version_info[:3] == (3, 13, 0), reason="torch.compile fails 3.13.0")
+def test_the_network_compiles_whole_and_is_exported(norm):
+    """As one graph, in bf16, with noise and dropout: the gradients that it has uncompiled."""
+    torch.compiler.reset()
+    model, images, gradients = ConvPoolCNNC(norm, 2), torch.randn(4, 3, 32, 32), []
+    for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = call(images)
+        F.cross_entropy(logits.float(), torch.arange(4)).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3)
+    exported = torch.export.export(model.eval(), (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
