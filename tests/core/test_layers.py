@@ -1,7 +1,4 @@
-"""weight_norm and MeanOnlyBatchNorm against the paper's formulas, typed apart, and PyTorch.
-
-Then both under every transform that torch has.
-"""
+"""The two layers against the paper's formulas, typed apart, PyTorch's own, and its transforms."""
 
 import copy
 import pickle
@@ -91,7 +88,7 @@ def test_norm_is_taken_in_fp32_and_type_and_format_are_kept(dtype):
     assert same.float().mean() > 0.99
 
 
-def test_a_layer_computes_what_it_did_until_it_is_set_and_where_v_is_zero(scale):
+def test_a_layer_computes_what_it_did_is_set_copied_freed_and_pickled(scale):
     layer, x = nn.Linear(4, 3), torch.randn(2, 4)
     nn.init.zeros_(layer.weight[1])
     before = layer(x)
@@ -101,6 +98,14 @@ def test_a_layer_computes_what_it_did_until_it_is_set_and_where_v_is_zero(scale)
     assert all(p.isfinite().all() and p.grad.isfinite().all() for p in layer.parameters())
     layer.weight = torch.ones(3, 4)
     torch.testing.assert_close(layer.weight, torch.ones(3, 4))
+    expected = layer(x)
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+    parametrize.remove_parametrizations(layer, "weight")
+    layer = pickle.loads(pickle.dumps(layer))
+    assert torch.equal(layer(x), expected)
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"weight_g"'):
+        layer.load_state_dict(layer.state_dict() | {"weight_g": x, "weight_v": x})
+    parametrizations.weight_norm(layer).load_state_dict(layer.state_dict())
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1), (), (3, 1, 1), (3, 4), None], ids=str)
@@ -116,18 +121,6 @@ def test_g_and_s_are_told_apart():
     for layer, other, learned in ((g, s, "g"), (s, g, "s = log g")):
         with pytest.raises(RuntimeError, match=f"layer learns {learned}, which .*original0 is not"):
             layer.load_state_dict(other.state_dict(), strict=False)
-
-
-def test_once_removed_it_leaves_a_layer_as_any_other(scale):
-    layer, x = weight_norm(nn.Linear(4, 3), scale=scale), torch.randn(2, 4)
-    expected = layer(x)
-    assert torch.equal(copy.deepcopy(layer)(x), expected)
-    parametrize.remove_parametrizations(layer, "weight")
-    layer = pickle.loads(pickle.dumps(layer))
-    assert torch.equal(layer(x), expected)
-    with pytest.raises(RuntimeError, match=r'Unexpected key.*"weight_g"'):
-        layer.load_state_dict(layer.state_dict() | {"weight_g": x, "weight_v": x})
-    parametrizations.weight_norm(layer).load_state_dict(layer.state_dict())
 
 
 @pytest.mark.parametrize(

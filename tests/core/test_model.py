@@ -1,12 +1,10 @@
-"""ConvPool-CNN-C: its parts, its shapes and its counts, compiled and exported."""
+"""ConvPool-CNN-C: its parts and its counts, compiled and exported."""
 
 import sys
 
 import pytest
 import torch
-from torch import nn
 from torch.func import vmap
-from torch.nn import functional as F
 
 from wnlib import ConvPoolCNNC, Norm
 from wnlib.model import Dropout, GaussianNoise
@@ -40,13 +38,8 @@ def test_random_parts_take_any_layout_and_vmap(kind, x):
 
 
 @pytest.mark.parametrize("w", [1, 7])
-def test_shapes_and_counts_are_the_papers(norm, w):
-    model, seen = ConvPoolCNNC(norm, w), []
-    for layer in (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
-        layer.register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[1:])))
-    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
-    one, two, three = (w, 32, 32), (2 * w, 16, 16), (2 * w, 6, 6)
-    assert seen == [one] * 3 + [two] * 3 + [three] * 3 + [(10,)]
+def test_counts_are_the_papers(norm, w):
+    model = ConvPoolCNNC(norm, w)
     weights = 27 * w + 18 * w**2 + 18 * w**2 + 2 * 36 * w**2 + 36 * w**2 + 8 * w**2 + 20 * w
     units, per_unit = 3 * w + 6 * 2 * w + 10, 1 if norm in (Norm.NONE, Norm.MOBN) else 2
     learned = weights + per_unit * units
@@ -74,7 +67,7 @@ def test_the_network_compiles_whole_and_is_exported(norm):
         torch.manual_seed(2)
         with torch.autocast("cpu", torch.bfloat16):
             logits = call(images)
-        F.cross_entropy(logits.float(), torch.arange(4)).backward()
+        logits.float().square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3)
     exported = torch.export.export(model.eval(), (images,)).module()
