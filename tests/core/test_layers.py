@@ -88,7 +88,7 @@ def test_norm_is_taken_in_fp32_and_type_and_format_are_kept(dtype):
     assert same.float().mean() > 0.99
 
 
-def test_a_layer_computes_what_it_did_is_set_copied_freed_and_pickled(scale):
+def test_a_layer_computes_what_it_did_once_normalized_copied_removed_and_pickled(scale):
     layer, x = nn.Linear(4, 3), torch.randn(2, 4)
     nn.init.zeros_(layer.weight[1])
     before = layer(x)
@@ -162,7 +162,7 @@ def test_mean_only_bn_is_eq_7_and_8(shape, dtype):
 
 def test_mean_only_bn_is_loaded_averaged_synchronized_and_empty():
     layer, x = MeanOnlyBatchNorm(3), torch.randn(6, 8, 3)
-    layer.load_state_dict({"bias": torch.ones(3), "running_mean": torch.ones(3)})  # of long ago
+    layer.load_state_dict({"bias": torch.ones(3), "running_mean": torch.ones(3)})  # without a count
     assert layer.state_dict().keys() == {"bias", "running_mean", "num_batches_tracked"}
     update_bn(x, layer)  # with momentum=None
     torch.testing.assert_close(layer.running_mean, x.mean((0, 1)))

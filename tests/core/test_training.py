@@ -64,7 +64,7 @@ def test_impossible_values_are_refused(norm, fields, values, what):
             Recipe(norm, **{field: value})
 
 
-def test_rows_are_the_recipes_whatever_a_caller_draws_and_wherever_he_goes_on(tiny, whole):
+def test_rows_are_the_recipes_whatever_the_caller_draws_and_wherever_a_run_stops(tiny, whole):
     assert [row.epoch for row in whole] == [1, 2, 3, 4]
     assert all(row.seconds > 0 for row in whole)
     torch.manual_seed(5)
