@@ -105,10 +105,13 @@ def outcome(claim, lines):
 
     A rule is "ends in WORD", "number N above X", "number N below X" or
     "number N falls" (numbers count from 0, or from -1 at the end), and
-    must hold for all lines, or all that match the claim's "on".
+    must hold for all lines, or all that match the claim's "on"; a cell
+    without such a line says nothing.
     Without one, all lines that end in True or False must say True.
     """
     lines = [x for x in lines if re.search(claim.get("on", ""), x)]
+    if not lines:
+        return None
     last = [line.split()[-1] for line in lines]
     match claim.get("rule", "").split():
         case []:
@@ -143,6 +146,7 @@ def problems(claims, cells):
             found.append(f"{name}: no such verdict: {verdict}")
         if not claim["cells"]:
             found.append(f"{name}: a verdict without a cell")
+        decided = "on" not in claim
         for tag in claim["cells"]:
             there = cells.get(tag, [])
             if len(there) != 1:
@@ -153,9 +157,12 @@ def problems(claims, cells):
                 found.append(f"{name}: {tag} prints no such line")
                 continue
             says = outcome(claim, lines) if known else None
+            decided |= says is not None
             if says is not None and says != verdict.startswith("holds"):
                 printed = " / ".join(lines)
                 found.append(f"{name}, {verdict}: {tag} has {printed}")
+        if not decided and not found:
+            found.append(f"{name}: no line has {claim['on']}")
     return found
 
 

@@ -1,6 +1,6 @@
 """Draw the five recorded curves at the paper's width for the README, light and dark.
 
-python tools/picture.py
+PYTHONPATH=book .venv/bin/python tools/picture.py
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> None:
     runs = load_runs(ROOT / "book" / "runs" / "width96-paper-40")
-    whole = plot_test_error(runs, "Five normalizations, one network, CIFAR-10")
+    whole = plot_test_error(runs, "One network in five versions, CIFAR-10")
 
     def draw(axes: Axes) -> None:
         whole.draw(axes)

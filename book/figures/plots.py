@@ -396,14 +396,16 @@ def strip(
     """A point per seed, and a line at each group's mean.
 
     Args:
-        groups: values by configuration, or by another name; NaN is a run that diverged.
+        groups: values by configuration, or by a name that may begin with one's; NaN diverged.
         title: above the plot.
         xlabel: what the values are.
     """
     named = [
         (g.label if isinstance(g, Norm) else g, np.asarray(v, float)) for g, v in groups.items()
     ]
-    colors = [COLORS[g] if isinstance(g, Norm) else "C0" for g in groups]
+    colors = [
+        next((COLORS[n] for n in Norm if name.startswith(n.label)), "C0") for name, _ in named
+    ]
 
     def draw(axes: Axes) -> None:
         for y, ((_, values), color) in enumerate(zip(named, colors, strict=True)):

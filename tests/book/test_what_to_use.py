@@ -3,9 +3,11 @@
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from beyond import plots
+from scipy.stats import tukey_hsd
 
 BOOK = Path(__file__).parent.parent.parent / "book"
 
@@ -51,13 +53,32 @@ def test_beyond(said: str, gains: dict) -> None:
     assert one.low < 0 < one.high
     one = gains["VAE", "weight norm"]
     assert f"ends {-one.gain:.1f} nats behind (95 %: {-one.high:.1f} to {-one.low:.1f})" in said
-    gain, half = vae.gain(("wn-init", 0.002), ("plain", 0.002))
-    assert f"{gain:.1f} ± {half:.1f} nats ahead at the paper's rate" in said
+    gain, half = vae.gain(("wn-init", 0.002), ("plain-init", 0.002))
+    assert f"at the paper's rate {gain:.1f} ± {half:.1f} nats ahead of a plain network" in said
     assert vae.mean("wn-init", 0.02) < 543 < min(vae.mean(s, 0.02) for s in ("plain", "plain-init"))
+    gain, half = vae.gain(("wn-init", 0.006), ("plain-init", 0.006))
+    assert abs(gain) < half
     one = gains["Q-network", "weight norm"]
     assert f"{one.gain:+.1f} ± {one.high - one.gain:.1f} bricks" in said
     one = gains["Policy", "WN + mean-only BN"]
     assert f"{one.gain:.1f} ± {one.high - one.gain:.1f} points ahead" in said
+
+
+def test_rates_at_an_edge(said: str) -> None:
+    """The text names the methods whose best rate is the least or the largest that was tried."""
+    assert (
+        "In DRAW, in the VAE and for the policy, weight norm's best rate stands at an edge" in said
+    )
+    assert "for the policy so does that of batch norm and of both mean-only ones" in said
+    for name, at_edge in (
+        ("draw", ("wn-unit",)),
+        ("vae", ("wn-init",)),
+        ("policy", ("wn-small", "bn-he", "mobn-he", "wn_mobn-he")),
+    ):
+        grid = plots.grid(name)
+        for start in at_edge:
+            _, rate = grid.best(start)
+            assert rate in (min(grid.curves[start]), max(grid.curves[start]))
 
 
 def test_small_minibatches(said: str, gains: dict) -> None:
@@ -73,3 +94,17 @@ def test_small_minibatches(said: str, gains: dict) -> None:
         assert told.format(error[method, 2]) in said
     one = gains["Minibatches of two", "batch norm"]
     assert f"{-one.gain:.1f} points behind plain (95 %: {-one.high:.1f} to {-one.low:.1f})" in said
+    bn, wn = (
+        [100 * e for r in rows if (r["method"], r["size"]) == (name, 2) for e in r["test"]]
+        for name in ("batch norm", "weight norm")
+    )
+    others = [
+        [100 * e for e in r["test"]]
+        for r in rows
+        if r["size"] == 2 and r["method"] not in ("batch norm", "weight norm")
+    ]
+    interval = tukey_hsd(bn, wn, *others).confidence_interval()
+    low, high = interval.low[0, 1], interval.high[0, 1]
+    gap = f"{fmean(bn) - fmean(wn):.1f} points ({low:.1f} to {high:.1f})".replace("-", "−")
+    assert f"Against weight norm the gap is {gap}, just short of clear" in said
+    assert low < 0

@@ -93,7 +93,7 @@ def planned(command, *argv):
 
 
 def test_on_the_sample_beta1_stays():
-    """With its fall weight norm diverges there."""
+    """With its fall weight norm's loss explodes there."""
     paper = Recipe.paper("wn").replace(width=24, epochs=20)
     for options, late in (("", 0.9), ("--full", 0.5), ("--late-beta1 0.5", 0.5)):
         assert planned("train", "wn", *options.split())[0].recipe == paper.replace(late_beta1=late)
