@@ -15,7 +15,8 @@ BOOK = Path(__file__).parent.parent.parent / "book"
 @pytest.fixture(scope="module")
 def said() -> str:
     cells = json.loads((BOOK / "13-what-to-use.ipynb").read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return text.replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
