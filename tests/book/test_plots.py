@@ -276,6 +276,8 @@ def test_a_strip_has_a_point_per_seed_and_the_mean():
     (axes,) = plot.figure().axes
     assert [text.get_text() for text in axes.texts] == ["× 1 of 2 diverged"]
     assert plot.alt == "Seeds, error. plain: 2.00, diverged; weight norm: 1.00, 3.00."
+    named = lines(strip({"plain, 0.01": [2.0], "both": [1.0]}, title="Seeds", xlabel="error"))
+    assert [line.get_color() for line in named[::2]] == [COLORS[Norm.NONE], "C0"]
 
 
 def test_a_forest_has_gains_with_their_intervals():
