@@ -53,13 +53,9 @@ class GlobalAvgPool(nn.Module):
 
 
 def block(
-    layer: nn.Conv2d | nn.Linear,
-    norm: Norm,
-    act: bool = True,
-    bn_eps: float = 1e-6,
-    scale: Scale = "linear",
-    plain: Plain = "divided",
-) -> nn.Sequential:
+    layer: nn.Conv2d | nn.Linear, norm: Norm, act: bool = True,
+    bn_eps: float = 1e-6, scale: Scale = "linear", plain: Plain = "divided",
+) -> nn.Sequential:  # fmt: skip
     """A fresh layer in one of the five configurations, then leaky ReLU, if it is to act.
 
     Weights start as N(0, 0.05²) and biases at zero (Section 3); where a normalization centers, that

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,13 +60,17 @@ class Recipe:
         object.__setattr__(self, "norm", norm)
         scales = ["linear", "exp"] if norm.weight_normalized else ["linear"]
         plains = ["divided", "frozen"] if norm in (Norm.NONE, Norm.MOBN) else ["divided"]
+        whole = range(1, 10**5 + 1)
         for field, holds, what in (
             ("scale", self.scale in scales, f"{' or '.join(scales)} with {norm.label}"),
             ("plain", self.plain in plains, f"{' or '.join(plains)} with {norm.label}"),
-            ("width", 0 < self.width <= 10**5, "from 1 to 100,000"),
-            ("epochs", 0 < self.epochs <= 10**5, "from 1 to 100,000"),
-            ("batch_size", 0 < self.batch_size <= 10**5, "from 1 to 100,000"),
+            ("inputs", self.inputs in get_args(Inputs), " or ".join(get_args(Inputs))),
+            ("width", self.width in whole, "from 1 to 100,000"),
+            ("epochs", self.epochs in whole, "from 1 to 100,000"),
+            ("batch_size", self.batch_size in whole, "from 1 to 100,000"),
             ("lr", 0 < self.lr < math.inf, "a number above 0"),
+            ("beta1", 0 <= self.beta1 < 1, "from 0 to below 1"),
+            ("late_beta1", 0 <= self.late_beta1 < 1, "from 0 to below 1"),
             ("seed", 0 <= self.seed < 2**64, "a whole number from 0 to 2⁶⁴ − 1"),
         ):
             if not holds:

@@ -138,7 +138,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if len(plans) > 1:
         raise ValueError("train takes one value of each; compare takes lists")
     recipe, folder = plans[0].recipe, (arguments.out or plans[0].folder).absolute()
-    data, bar = _begin(arguments, folder), sys.stderr.isatty()
+    data, bar = _begin(arguments, folder), bool(sys.stderr) and sys.stderr.isatty()
     for row in record_epochs(recipe, data, folder, device=arguments.device, progress=bar):
         if not bar:
             print(grid.epoch_line(recipe.norm.label, recipe, row), flush=True)
@@ -173,8 +173,6 @@ def _plans(arguments: argparse.Namespace) -> list[grid.Plan]:
             names.append(f"{word}{axes[axis][0]}")
     changes = {"width": arguments.width, "epochs": arguments.epochs}
     if (late := arguments.late_beta1) is not None:
-        if not 0 <= late < 1:
-            raise ValueError(f"late-beta1 is from 0 to below 1, not {late}")
         changes["late_beta1"] = late
         names.append(f"late{late}")
     elif not arguments.full:  # with the fall to 0.5 weight norm diverges on the sample
