@@ -72,7 +72,7 @@ def test_every_plan_is_a_run_of_its_own(axes):
     [
         ({"norms": TWO}, ["none", "wn"]),
         ({"norms": [Norm.WN], "lrs": [0.01], "scales": ["exp"], "seeds": [3]}, ["wn"]),
-        ({"norms": [Norm.WN], "lrs": [0.1234567, 0.1]}, ["lr0.1234567/wn", "lr0.1/wn"]),
+        ({"norms": ["wn"], "lrs": [0.1234567, "0.1", "1e-1"]}, ["lr0.1234567/wn", "lr0.1/wn"]),
         ({"norms": TWO, "scales": ["linear", "exp"]}, ["linear/none", "linear/wn", "exp/wn"]),
         ({"norms": [Norm.WN], "recipes": ["report", "paper"], "lrs": [1.0, 0.5],
           "scales": ["exp", "linear"], "seeds": [1, 0]},
@@ -152,7 +152,7 @@ def test_processes_one_of_them_killed(tiny, tmp_path):
         run_grid(plans, tiny, jobs=2, device="cpu")
     killer.join()
     assert 2 <= epochs_below(tmp_path) < 80
-    results = run_grid(plans, tiny, jobs=2, device="cpu")
+    results = run_grid(plans, tiny, jobs=500, device="cpu")  # no more processes than runs
     assert {run.state for run in results.values()} == {State.FINISHED}
     assert {run.provenance["threads"] for run in results.values()} == {1}
     assert timeless(results[plans[1]].rows) == timeless(train(plans[1].recipe, tiny, "cpu"))
@@ -229,7 +229,7 @@ def test_clusters_that_cannot_train_are_told(scheduler, tiny, tmp_path, monkeypa
     with pytest.raises(RunError, match=rf"^the cluster fails \(.*\){start}"):
         run_grid(plans, tiny, cluster=scheduler, device="cpu")
     for address in ("tcp://127.0.0.1:9", "tls://127.0.0.1:9", ""):
-        with pytest.raises(RunError, match=f"^no Dask scheduler answers at {address}$"):
+        with pytest.raises(RunError, match=f"^no Dask scheduler answers at '{address}'"):
             run_grid(plans, tiny, cluster=address)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RunError, match=r"pip install 'wnlib\[cluster\]'"):

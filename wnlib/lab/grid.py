@@ -75,7 +75,7 @@ def plan_grid(
         plans.append(Plan(made, Path(out).absolute() / name, name))
     if not plans:
         raise ValueError("exp is a scale of weight norm: the norms must have wn or wn_mobn")
-    return plans
+    return list(dict.fromkeys(plans))  # 0.001 and 1e-3 are one rate
 
 
 def epoch_line(name: str, recipe: Recipe, row: Row) -> str:
@@ -166,7 +166,8 @@ def run_grid(
         RunError: a worker was killed, or cannot take part; the same call goes on.
         DataError: a worker cannot load the data.
     """
-    alone, terminal = jobs == 1 and cluster is None, sys.stderr.isatty()
+    jobs = min(jobs, len(plans))
+    alone, terminal = jobs == 1 and cluster is None, bool(sys.stderr) and sys.stderr.isatty()
     out = Path(os.path.commonpath([plan.folder.parent for plan in plans]))
     out.mkdir(parents=True, exist_ok=True)
     shared = {
@@ -204,14 +205,16 @@ def _on_cluster(address: str) -> Iterator[None]:
     """Inside, joblib hands its work to the Dask scheduler there; RunError says why it cannot."""
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError:
         raise RunError("--cluster needs Dask: pip install 'wnlib[cluster]'") from None
     for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks of every lost connection
     try:
+        get_address_host_port(address)  # Client never ends where this fails
         client: Any = Client(address, timeout=WAIT, set_as_default=False)
     except Exception:  # of several kinds: no such host, no such port, nobody there
-        raise RunError(f"no Dask scheduler answers at {address}") from None
+        raise RunError(f"no Dask scheduler answers at {address!r} (tcp://HOST:PORT)") from None
     start = f"a worker is started with: dask worker {address} --nthreads 1"
     with client:
         try:

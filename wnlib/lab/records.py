@@ -369,7 +369,6 @@ def provenance(data: Cifar10, device: torch.device) -> dict[str, Any]:
 @cache
 def _commit(package: Path = Path(wnlib.__file__).parent) -> str | None:
     """The last commit that changed wnlib, with -dirty if it was changed since; None without git."""
-
     git, whole = ["git", "-C", str(package)], ["--", "."]
     with suppress(OSError, subprocess.CalledProcessError):
         last = [*git, "log", "-1", "--format=%h", *whole]
@@ -391,7 +390,7 @@ def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run:
         theirs, ours = vars(run.recipe), vars(recipe)
         changed = ", ".join(f"{k} {theirs[k]}, not {ours[k]}" for k in ours if theirs[k] != ours[k])
         raise RunError(f"{folder} holds another run ({changed}); {ELSEWHERE}")
-    if run.provenance.get("data", {}).get("digest", data.digest) != data.digest:
+    if (run.provenance.get("data") or {}).get("digest", data.digest) != data.digest:
         raise RunError(f"{folder} holds a run on other images; {ELSEWHERE}")
     return run
 
