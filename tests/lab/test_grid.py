@@ -1,5 +1,6 @@
 """A grid of runs: what it plans; it goes on, survives what fails, and says how it goes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,7 +40,6 @@ def until(holds):
 
 
 def epochs_below(out):
-    """How many are recorded."""
     texts = [path.read_text() for path in out.glob("**/history.csv")]
     return sum(text.count("\n") - 1 for text in texts)
 
@@ -180,26 +180,29 @@ def test_ctrl_c_is_one_line_and_leaves_no_process_behind(tmp_path):
     until(lambda: not any(Path(f"/proc/{worker}/exe").exists() for worker in started))
 
 
-@pytest.fixture
-def scheduler(monkeypatch):
-    """The address of a Dask scheduler in this process; its workers may take their time."""
-    from distributed import LocalCluster
-
-    monkeypatch.setattr(grid, "WAIT", 600.0)
-    with LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
 @contextmanager
-def worker(address, threads=1):
-    """A worker as a user starts it, with one thread for torch; killed in the end."""
-    argv = [sys.executable, "-m", "dask", "worker", address, "--nthreads", str(threads)]
-    argv, env = [*argv, "--no-nanny", "--no-dashboard"], os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=env) as process:
+def started(*command):
+    """A program of Dask's, as a user starts it; one thread for torch; killed in the end."""
+    argv, env = [sys.executable, "-m", "dask", *command], os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*argv, "--no-dashboard"], stderr=subprocess.DEVNULL, env=env) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def worker(address, threads=1):
+    return started("worker", address, "--nthreads", str(threads), "--no-nanny")
+
+
+@pytest.fixture
+def scheduler(tmp_path, monkeypatch):
+    """The address of a Dask scheduler, whose workers may take their time."""
+    monkeypatch.setattr(grid, "WAIT", 600.0)
+    file = tmp_path / "scheduler.json"
+    with started("scheduler", "--host", "127.0.0.1", "--scheduler-file", str(file), "--port", "0"):
+        until(lambda: file.exists() and file.read_text().endswith("}"))  # written whole
+        yield json.loads(file.read_text())["address"]
 
 
 @pytest.mark.filterwarnings("ignore:Sending large graph")  # a slice is sent with all of its tensor
