@@ -37,6 +37,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     """The command's exit status, or 2 and one line on standard error for what stopped it."""
     if isinstance(sys.stdout, TextIOWrapper):  # as on standard error, every line can be printed
         sys.stdout.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # joblib's, after Ctrl-C
     try:
         code = command()
         print(end="", flush=True)
@@ -175,7 +176,7 @@ def _plans(arguments: argparse.Namespace) -> list[grid.Plan]:
     if (late := arguments.late_beta1) is not None:
         changes["late_beta1"] = late
         names.append(f"late{late}")
-    elif not arguments.full:  # with the fall to 0.5 weight norm diverges on the sample
+    elif not arguments.full:  # with the fall to 0.5 weight norm explodes on the sample
         changes["late_beta1"] = 0.9
     names += [] if arguments.full else ["sample"]
     out = arguments.out or Path("runs") / "-".join(names)

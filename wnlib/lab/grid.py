@@ -126,8 +126,7 @@ def share_of_threads(jobs: int) -> int:
 def speed_up_process() -> None:
     """Settings of this whole process that make a step faster; commands and their workers call it.
 
-    glibc gives what a step frees back and asks for it again, each page cleared anew: at width 96 a
-    few percent of a step, at times a tenth.
+    glibc gives back what a step frees and asks for it again: some percent of a step at width 96.
     """
     torch.backends.cudnn.benchmark = True
     if sys.platform == "linux":
