@@ -96,8 +96,8 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
     ``parametrizations.<name>.original0`` (g, shaped to broadcast) and ``original1`` (v, shaped as
     the weight); with `scale` "exp" it is s that is learned, g = exp(s) (Section 2). The layer
     computes what it computed before. The norm is taken in fp32 or wider; w has v's type and memory
-    format; a v of zero gives a w of zero and finite gradients. Each weight of an LSTM takes a call.
-    Set a weight by ``layer.weight = w``: in place, as by ``nn.init``, one changes a copy.
+    format; a v of zero gives a w of zero and finite gradients. An LSTM takes a call per weight. To
+    set a weight, assign ``layer.weight = w``: in place, as by ``nn.init``, one changes a copy.
     Checkpoints of torch's own weight norms load here, but not with ``dim=None``, and ours there, of
     transposed convolutions with ``dim=1``; never a g as an s or the reverse.
 

@@ -56,6 +56,12 @@ def test_the_whole_width(said: str) -> None:
     [bn], [both], [wn] = (errors("width96-paper-40", n) for n in ("bn", "wn_mobn", "wn"))
     assert f"batch norm ends at {bn:.1f} %, weight norm with mean-only" in said
     assert f"{both:.1f} % and weight norm alone at {wn:.1f} %" in said
+    readme = " ".join((BOOK.parent / "README.md").read_text(encoding="utf-8").split())
+    above = both - 100 * min(PAPER.values())
+    told = f"ends at {both:.2f} %, {above:.2f} points above the paper's best"
+    assert told in readme
+    [mobn] = [r for r in load_runs(BOOK / "runs/width96-paper-40") if r.norm == "mobn"]
+    assert f"batch norm {mobn.outcome.replace('diverged at', 'diverges in')}." in readme
     for other in (both, wn):
         noise = np.sqrt(sum(e * (100 - e) for e in (bn, other)) / 10_000)
         assert abs(bn - other) < 1.96 * noise
