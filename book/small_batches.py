@@ -2,7 +2,7 @@
 
 python book/small_batches.py FOLDER prints the record of the chapter "What
 to use", and goes on where it was stopped: what is done stays in FOLDER.
-`make record NAME=small-batches` does that, in half an hour.
+`make record NAME=small-batches` does that, in an hour.
 
 Of the 50,000 training images 5,000 are held out, and choose the rate: of
 three around one that grows with the root of the minibatch, and of more
@@ -28,7 +28,7 @@ from wnlib.training import evaluate
 
 BOTH = "WN + mean-only BN"
 METHODS = ("plain", "weight norm", "batch norm", "group norm", BOTH)
-SIZES = (2, 32)  # images per minibatch
+SIZES = (2, 4, 8, 32, 128)  # images per minibatch
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of Adam
 HELD_OUT = 5000
 EPOCHS = 2
@@ -70,6 +70,7 @@ def cifar10():
 def trained(method, size, rate, seed, epochs=EPOCHS):
     """Train one network; its errors, fractions, by the images they are of.
 
+    The rate is constant for half of the steps, then falls to zero.
     Running statistics are those of 5,000 training images, estimated anew
     after the training. "test, running" is the test error with those that
     the training left.
@@ -81,6 +82,10 @@ def trained(method, size, rate, seed, epochs=EPOCHS):
     model = network(method)
     data_dependent_init_(model, images[:500])
     adam = torch.optim.Adam(model.parameters(), rate, fused=True)
+    steps = epochs * (len(images) // size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda step: min(1, 2 * (1 - step / steps))
+    )
     for _ in range(epochs):
         model.train()
         for chosen in torch.randperm(len(images)).split(size):
@@ -91,6 +96,7 @@ def trained(method, size, rate, seed, epochs=EPOCHS):
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
+                schedule.step()
     errors = {"test, running": evaluate(model, *test)[1]}
     some = images[:HELD_OUT], labels[:HELD_OUT]
     update_bn(some[0].split(500), model)

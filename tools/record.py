@@ -257,7 +257,7 @@ PROGRAMS = {"draw": "record", "vae": "record", "policy": "record_games"}
 PROGRAMS |= {"selfplay": "record_games", "dqn": "record_games"}
 NAMES = {name: f.__doc__ for name, f in EXPERIMENTS.items()} | {
     "bench": "What a step costs: needs an idle machine for some minutes.",
-    "small-batches": "Five networks in minibatches of 2 and of 32 images: half an hour.",
+    "small-batches": "Five networks in minibatches of 2 to 128 images: an hour.",
     "report-first-epochs": "The report's weight norm as it was recorded, at its width, 3 epochs.",
     "draw": "DRAW on MNIST, five starts, three rates, three seeds: 2 hours.",
     "vae": "A variational autoencoder on MNIST, three starts, three rates, three seeds: 1 hour.",
