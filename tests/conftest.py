@@ -1,6 +1,5 @@
 """What every test may use: the embedded sample, and a cache that is not the user's."""
 
-import dataclasses
 import importlib
 import json
 import os
@@ -19,7 +18,7 @@ from wnlib import train
 from wnlib.data import Cifar10, load_cifar10
 
 pytest.register_assert_rewrite("training")
-from training import small, stop_after_two  # noqa: E402
+from training import small, stop_after_two, tiny  # noqa: E402
 
 # No test measures time, and what one finds the next run finds again.
 hypothesis.settings.register_profile("wnlib", deadline=None, derandomize=True, max_examples=50)
@@ -53,18 +52,10 @@ def sample() -> Cifar10:
     return load_cifar10()
 
 
-@pytest.fixture(scope="session")
-def tiny(sample: Cifar10) -> Cifar10:
+@pytest.fixture(scope="session", name="tiny")
+def tiny_(sample: Cifar10) -> Cifar10:
     """40 training and 20 test images of the sample, for runs of a second."""
-    return dataclasses.replace(
-        sample,
-        name="tiny",
-        train_images=sample.train_images[:40],
-        train_labels=sample.train_labels[:40],
-        test_images=sample.test_images[:20],
-        test_labels=sample.test_labels[:20],
-        digest="tiny",
-    )
+    return tiny(sample)
 
 
 @pytest.fixture(scope="module")

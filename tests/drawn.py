@@ -1,13 +1,16 @@
 """One of each figure, as the book makes them: what tests with and without a browser go through."""
 
-import json
+import dataclasses
 import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import figures as widgets
 import numpy as np
+import torch
 from figures import initialization
 from figures.base import Figure
 from figures.frames import Film
@@ -16,6 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from wnlib.data import load_cifar10
+from wnlib.inputs import ZCA
 from wnlib.lab import load_runs
 
 RUNS = Path(__file__).parent.parent / "book" / "runs"
@@ -26,16 +30,31 @@ def pixels() -> Tensor:
     return load_cifar10().train_images[:, 0, ::8, ::8].flatten(1)
 
 
-def initialized() -> widgets.Initialization:
-    """Measured by one of pytest's processes for all of them: it takes eight seconds."""
-    data, measured = load_cifar10(), initialization._MEASURED
-    path = Path(os.environ["WNLIB_CACHE"]) / "initialization.json"
+def shared(name: str, find: Callable[[], Any]) -> Any:
+    """What one of pytest's processes has found, for all of them: it takes seconds."""
+    path = Path(os.environ["WNLIB_CACHE"]) / f"{name}.pt"
     with FileLock(f"{path}.lock"):
-        if path.exists():
-            measured[data.digest, 8] = json.loads(path.read_text())
-        figure = widgets.Initialization(data)
-        path.write_text(json.dumps(measured[data.digest, 8]))
-    return figure
+        if not path.exists():
+            torch.save(find(), path)
+    return torch.load(path)
+
+
+def measured() -> dict[str, Any]:
+    """What the figure on initialization has measured, before it is rounded."""
+    return shared("initialization", lambda: initialization.measure(load_cifar10()))
+
+
+def initialized() -> widgets.Initialization:
+    data = load_cifar10()
+    initialization._MEASURED[data.digest, 8] = initialization._short(measured())
+    return widgets.Initialization(data)
+
+
+def whitened() -> widgets.Whitening:
+    data = load_cifar10()
+    zca = ZCA(**shared("zca", lambda: dataclasses.asdict(ZCA.of(data))))
+    with patch.object(ZCA, "of", return_value=zca):
+        return widgets.Whitening(data)
 
 
 def rates() -> widgets.Rates:
@@ -94,7 +113,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "Initialization": initialized,
     "Rates": rates,
     "Smoothing": lambda: widgets.Smoothing(load_runs(RUNS / "report-2019"), norm="mobn"),
-    "Whitening": lambda: widgets.Whitening(load_cifar10()),
+    "Whitening": whitened,
 }
 
 

@@ -4,7 +4,6 @@ Every training is a process of its own, forked from one that has warmed up: on o
 works, and saves a second each.
 """
 
-import dataclasses
 import json
 import os
 import random
@@ -16,14 +15,13 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from training import tiny
 
 from wnlib import Recipe, load_cifar10, train
 from wnlib.lab import Run, record
 
 NAMES = {"checkpoint.pt", "history.csv", "run.json"}
-sample = load_cifar10()
-images, labels = sample.train_images[:40], sample.train_labels[:40]
-data = dataclasses.replace(sample, digest="tiny", train_images=images, train_labels=labels)
+data = tiny(load_cifar10())
 recipe = Recipe.paper("wn_mobn").replace(
     width=2, epochs=3, batch_size=10, init_images=20, inputs="symmetric"
 )

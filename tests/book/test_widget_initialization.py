@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from drawn import initialized
+from drawn import initialized, measured
 from figures import Initialization, initialization
 from figures.initialization import INIT, KIND, LAYERS, LOOK, OTHERS, SIZES, measure
 
@@ -109,9 +109,9 @@ def test_more_images_make_the_units_even(figure):
     assert spread[0] > 3 * spread[-1]
 
 
-def test_no_number_lies_where_rounding_could_go_either_way(sample):
+def test_no_number_lies_where_rounding_could_go_either_way():
     """A machine that sums in another order gives the same figure."""
-    found = measure(sample)
+    found = measured()
 
     def edge(values, unit):
         return np.abs(values.numpy() / unit % 1 - 0.5).min()
@@ -121,8 +121,6 @@ def test_no_number_lies_where_rounding_could_go_either_way(sample):
     for layer in itertools.chain(*found["before"].values()):
         unit = 10 ** (np.floor(np.log10(float(layer["std"].max()))) - 3)
         assert min(edge(layer["mean"], unit), edge(layer["std"], unit)) > 1e-5
-    again = initialization._short(found)
-    assert Initialization(sample).data | again == Initialization(sample).data
 
 
 def test_threads_do_not_show(sample, monkeypatch):

@@ -254,7 +254,7 @@ def test_initialization_gives_mean_0_and_variance_1(bare: Page, norm: Norm) -> N
 # ── The worker ─────────────────────────────────────────────────────────────────────────────────
 
 RACE = {
-    **{"what": "race", "images": 200, "batch": 50, "epochs": 2, "width": WIDTH, "seed": 0},
+    **{"what": "race", "images": 100, "batch": 50, "epochs": 2, "width": WIDTH, "seed": 0},
     "rates": {"mobn": 0.003},
 }
 
@@ -302,7 +302,7 @@ def test_a_seed_gives_the_same_run_stopped_or_not(bare: Page) -> None:
 
 
 def test_a_run_that_diverges_ends(bare: Page) -> None:
-    said = race(bare, images=100, rates={"none": 1e6, "mobn": 0.003})
+    said = race(bare, rates={"none": 1e6, "mobn": 0.003})
     found = [(row["norm"], row["epoch"]) for row in rows(said)]
     assert found == [("none", 1), ("mobn", 1), ("mobn", 2)]
     states = [each["state"] for each in said if "state" in each]
