@@ -121,3 +121,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 def made(name: str) -> Figure:
     """One of them, to be looked at and left as it is: some take seconds to make."""
     return FIGURES[name]()
+
+
+@cache
+def html_of(name: str) -> str:
+    """What a page has of it; to draw its picture takes a third of a second."""
+    return made(name).html()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from drawn import FIGURES, made
+from drawn import FIGURES, html_of, made
 from figures.base import Figure, rounded
 from figures.plots import COLORS, STYLES, Plot
 from figures.scripts import site_script
@@ -48,10 +48,9 @@ def test_all_figures_are_here():
 @every_figure
 def test_same_figure_same_bytes_and_not_many(name):
     first, second = made(name), FIGURES[name]()
-    html = first.html()
-    assert html == second.html()
+    assert html_of(name) == second.html()
     assert repr(first) == repr(second)
-    assert len(html.encode()) < 150_000
+    assert len(html_of(name).encode()) < 150_000
 
 
 @every_figure
@@ -59,7 +58,7 @@ def test_in_a_notebook_it_is_widget_page_and_text(name):
     figure = made(name)
     data, _ = figure._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == figure.model_id
-    assert data["text/html"] == figure.html()
+    assert data["text/html"] == html_of(name)
     assert data["text/plain"] == repr(figure)
     assert "0x" not in repr(figure)
 
@@ -67,7 +66,7 @@ def test_in_a_notebook_it_is_widget_page_and_text(name):
 @every_figure
 def test_the_page_keeps_the_whole_state(name):
     figure = made(name)
-    state = stored(figure.html())
+    state = stored(html_of(name))
     synced = set(type(figure).class_traits(sync=True))
     # What the front end reads is what Python offers, under the same names.
     assert set(state) <= synced
@@ -78,8 +77,7 @@ def test_the_page_keeps_the_whole_state(name):
 @every_figure
 def test_without_javascript_there_is_a_picture_that_says_what_it_shows(name):
     figure = made(name)
-    html = figure.html()
-    alts = re.findall(r'<img [^>]*alt="([^"]+)"', html)
+    alts = re.findall(r'<img [^>]*alt="([^"]+)"', html_of(name))
     assert len(alts) == 2  # light and dark
     assert len(figure.title) > 20
     assert len(figure.caption) > 40
@@ -87,7 +85,7 @@ def test_without_javascript_there_is_a_picture_that_says_what_it_shows(name):
 
 @every_figure
 def test_a_stored_output_holds_data_and_a_picture_and_no_code(name):
-    html = made(name).html()
+    html = html_of(name)
     assert re.findall("<script[^>]*>", html) == ['<script type="application/json">']
     assert f'data-wn-figure="{made(name).script}"' in html
     assert not re.search(r"\bon\w+=|javascript:", re.sub(r"<script.*?</script>", "", html))

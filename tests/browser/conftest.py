@@ -8,7 +8,7 @@ from pathlib import Path
 import chromium
 import pytest
 from building import built
-from drawn import FIGURES, made
+from drawn import FIGURES, html_of, made
 from figures.base import Figure
 from figures.scripts import site_script
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -93,12 +93,11 @@ def figure_address(figure_home: tuple[str, Path], figure_name: str) -> str:
     address, folder = figure_home
     if not (folder / f"{figure_name}.js").exists():
         figure = made(figure_name)
-        html = figure.html()
         (folder / f"{figure_name}.js").write_text(figure._esm, encoding="utf-8")
         (folder / f"{figure_name}.json").write_text(json.dumps(figure.state()), encoding="utf-8")
         for theme in ("light", "dark"):
-            page = folder / f"{figure_name}-{theme}.html"
-            page.write_text(page_of(html, theme), encoding="utf-8")
+            path = folder / f"{figure_name}-{theme}.html"
+            path.write_text(page_of(html_of(figure_name), theme), encoding="utf-8")
     return address
 
 
