@@ -82,30 +82,31 @@ def test_rates_at_an_edge(said: str) -> None:
             assert rate in (min(grid.curves[start]), max(grid.curves[start]))
 
 
-def test_small_minibatches(said: str, gains: dict) -> None:
+def test_small_minibatches(said: str) -> None:
     rows = json.loads((BOOK / "records" / "small-batches.json").read_text())["rows"]
-    error = {(r["method"], r["size"]): 100 * sum(r["test"]) / 3 for r in rows}
-    for method, told in (
-        ("plain", "the plain network ends at {:.1f} %"),
-        ("weight norm", "weight norm at {:.1f} %"),
-        ("group norm", "group norm at {:.1f} %"),
-        ("WN + mean-only BN", "WN + mean-only BN at {:.1f} %"),
-        ("batch norm", "batch norm at {:.1f} %"),
-    ):
-        assert told.format(error[method, 2]) in said
-    one = gains["Minibatches of two", "batch norm"]
-    assert f"{-one.gain:.1f} points behind plain (95 %: {-one.high:.1f} to {-one.low:.1f})" in said
-    bn, wn = (
-        [100 * e for r in rows if (r["method"], r["size"]) == (name, 2) for e in r["test"]]
-        for name in ("batch norm", "weight norm")
-    )
-    others = [
-        [100 * e for e in r["test"]]
+    errors = {(r["method"], r["size"]): [100 * e for e in r["test"]] for r in rows}
+    methods, sizes = (list(dict.fromkeys(column)) for column in zip(*errors, strict=True))
+
+    def told(size: int, worse: str, better: str) -> tuple[str, str]:
+        found = tukey_hsd(*(errors[name, size] for name in methods))
+        pair = methods.index(worse), methods.index(better)
+        ends = found.confidence_interval()
+        low, high = ends.low[pair], ends.high[pair]
+        return f"{found.statistic[pair]:.1f}", f"{low:.1f} to {high:.1f}"
+
+    (two, ends), (four, ends4) = (told(size, "batch norm", "plain") for size in (2, 4))
+    assert f"{two} points behind plain (95 %: {ends}), with four {four} points ({ends4})" in said
+    assert f"{two} points behind the plain network with two images (95 %: {ends})" in said
+    both, ends = told(128, "weight norm", "WN + mean-only BN")
+    assert f"With 128 images it ends {both} points below weight norm alone ({ends})" in said
+    group, ends = told(128, "group norm", "batch norm")
+    assert f"With 128 images it ends {group} points behind batch norm ({ends})" in said
+    assert "All five end higher with 128 images than with 32" in said
+    assert all(fmean(errors[name, 128]) > fmean(errors[name, 32]) for name in methods)
+    more = {
+        r["size"]: 100 * (fmean(r["test, running"]) - fmean(r["test"]))
         for r in rows
-        if r["size"] == 2 and r["method"] not in ("batch norm", "weight norm")
-    ]
-    interval = tukey_hsd(bn, wn, *others).confidence_interval()
-    low, high = interval.low[0, 1], interval.high[0, 1]
-    gap = f"{fmean(bn) - fmean(wn):.1f} points ({low:.1f} to {high:.1f})".replace("-", "−")
-    assert f"Against weight norm the gap is {gap}, just short of clear" in said
-    assert low < 0
+        if r["method"] == "batch norm"
+    }
+    assert f"{more[2]:.1f} points higher with two images, {more[4]:.1f} with four" in said
+    assert all(abs(more[size]) < 0.25 for size in sizes if size > 4)
