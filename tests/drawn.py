@@ -45,9 +45,9 @@ def measured() -> dict[str, Any]:
 
 
 def initialized() -> widgets.Initialization:
-    data = load_cifar10()
-    initialization._MEASURED[data.digest, 8] = initialization._short(measured())
-    return widgets.Initialization(data)
+    found = measured()
+    with patch.object(initialization, "measure", return_value=found):
+        return widgets.Initialization(load_cifar10())
 
 
 def whitened() -> widgets.Whitening:

@@ -137,7 +137,7 @@ def test_streams_that_are_closed_are_no_traceback(tmp_path, rest):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_in_any_encoding(tmp_path, how):
-    argv = [*WNLIB, "train", "wn", *SMALL, "--epochs", "4", "--out", "é−日"]
+    argv = [*WNLIB, "train", "wn", *SMALL, "--epochs", "6", "--out", "é−日"]
     options = {"cwd": tmp_path, "env": os.environ | {"PYTHONIOENCODING": "ascii"}, "text": True}
     process = subprocess.Popen(argv, stderr=-1, stdout=subprocess.DEVNULL, **options)
     history = tmp_path / "é−日" / "history.csv"
