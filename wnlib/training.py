@@ -155,8 +155,10 @@ def autocast_type(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16")  # torch 2.8 and later
-    return torch.bfloat16 if device.type == "cpu" and amx else torch.float32  # slow without AMX
+    cpu = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
+    amd = "AMD" in cpu.get("cpu_name", "")  # Intel's processors without AMX are slow in bf16
+    fast = cpu.get("amx_bf16") or (amd and cpu.get("avx512_bf16"))
+    return torch.bfloat16 if device.type == "cpu" and fast else torch.float32
 
 
 def layout(device: torch.device) -> torch.memory_format:

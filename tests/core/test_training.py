@@ -223,8 +223,14 @@ def test_autocast_follows_the_hardware(monkeypatch):
     for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda n=native, **_: n)
         assert autocast_type(cuda) is dtype
-    for amx, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        found = {"avx512_bf16": True, "amx_bf16": amx}
+    intel, amd = "Intel(R) Xeon(R) Processor", "AMD EPYC"
+    for name, avx512, amx, dtype in (
+        (intel, True, True, torch.bfloat16),
+        (intel, True, False, torch.float32),
+        (amd, True, False, torch.bfloat16),
+        (amd, False, False, torch.float32),
+    ):
+        found = {"cpu_name": name, "avx512_bf16": avx512, "amx_bf16": amx}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f, raising=False)
         assert (autocast_type(cpu), autocast_type(mps)) == (dtype, torch.float32)
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # before torch 2.8
