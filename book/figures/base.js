@@ -196,9 +196,9 @@ export class Stage {
     this.#followTheme();
   }
 
-  /** The width there is to draw in, in pixels. */
+  /** The width there is to draw in, in whole pixels: rounded up, two panels would not fit beside each other. */
   get width() {
-    return Math.max(this.canvas.clientWidth || 640, 240);
+    return Math.max(Math.floor(this.canvas.getBoundingClientRect().width) || 640, 240);
   }
 
   get(name) {

@@ -169,6 +169,21 @@ def test_fits(light: Shown) -> None:
     assert drawn(page) == light.first
 
 
+def test_part_of_a_pixel_breaks_no_row(light: Shown) -> None:
+    """Panels stand beside each other in a column of 757.8 pixels as in one of 757."""
+    rows = """async (width) => {
+      document.querySelector("main").style.maxWidth = `${width}px`;
+      await wn.frame();
+      await wn.drawn();
+      const panels = [...wn.roots()[0].querySelectorAll(".canvas > svg")];
+      return new Set(panels.map((panel) => panel.getBoundingClientRect().top)).size;
+    }"""
+    whole, part = (light.page.evaluate(rows, width) for width in (757, 757.8))
+    light.page.evaluate(rows, 792)
+    assert whole == part
+    assert drawn(light.page) == light.first
+
+
 def test_nothing_moves_by_itself(dark: Shown) -> None:
     page = dark.page
     assert not changed(page, dark.first[0], frames=20)
