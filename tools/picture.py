@@ -1,16 +1,15 @@
-"""Draw the five recorded curves at the paper's width for the README, light and dark.
+"""Draw the five recorded curves at the paper's width for the README, light and dark."""
 
-PYTHONPATH=book .venv/bin/python tools/picture.py
-"""
-
+import sys
 from pathlib import Path
 
-from figures.plots import Plot, plot_test_error
 from matplotlib.axes import Axes
 
 from wnlib.lab import load_runs
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "book"))
+from figures.plots import Plot, plot_test_error  # noqa: E402
 
 
 def main() -> None:

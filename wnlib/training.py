@@ -71,7 +71,9 @@ class Recipe:
             ("lr", 0 < self.lr < math.inf, "a number above 0"),
             ("beta1", 0 <= self.beta1 < 1, "from 0 to below 1"),
             ("late_beta1", 0 <= self.late_beta1 < 1, "from 0 to below 1"),
-            ("seed", 0 <= self.seed < 2**64, "a whole number from 0 to 2⁶⁴ − 1"),
+            ("seed", type(self.seed) is int and 0 <= self.seed < 2**64, "a whole number below 2⁶⁴"),
+            ("init_images", self.init_images in (0, *whole), "from 0 to 100,000"),
+            ("decay_from", 0 <= self.decay_from <= 1, "from 0 to 1"),
         ):
             if not holds:
                 raise ValueError(f"{field} is {what}, not {getattr(self, field)!r}")
