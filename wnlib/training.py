@@ -72,7 +72,7 @@ class Recipe:
             ("beta1", 0 <= self.beta1 < 1, "from 0 to below 1"),
             ("late_beta1", 0 <= self.late_beta1 < 1, "from 0 to below 1"),
             ("seed", type(self.seed) is int and 0 <= self.seed < 2**64, "a whole number below 2⁶⁴"),
-            ("init_images", self.init_images in (0, *whole), "from 0 to 100,000"),
+            ("init_images", self.init_images in range(10**5 + 1), "from 0 to 100,000"),
             ("decay_from", 0 <= self.decay_from <= 1, "from 0 to 1"),
         ):
             if not holds:
