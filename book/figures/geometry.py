@@ -42,7 +42,7 @@ class Geometry(Figure):
     noise = Number(0.4, min=0, max=1).tag(sync=True)
     step = traitlets.Int(0, min=0, max=60).tag(sync=True)
     title = traitlets.Unicode(
-        "Press Run: why does v only get longer, and what slows down as it does?"
+        "Press Run: why does v get longer, and what slows down as it does?"
     ).tag(sync=True)
     caption = traitlets.Unicode(
         "At w the gradient splits: its part across w goes to v, times g/‖v‖; its part along w goes "
