@@ -67,7 +67,7 @@ class Run:
         rows: one per epoch, in order.
         state: how it stands after its last row.
         source: "wnlib", or who else recorded it.
-        provenance: data, device, versions, commit, wall seconds: what `run.json` holds besides.
+        provenance: data, device, versions, commit, wall seconds; "a, then b" where they changed.
     """
 
     recipe: Recipe
@@ -104,14 +104,13 @@ class Run:
             raise RunError(f"the {self.norm} run has no epoch to summarize")
         error = self.column("test_error")
         best = int(np.where(np.isfinite(error), error, 1.0).argmin())
+        wall = self.provenance.get("wall_seconds", np.nansum(self.column("seconds")))
         return Summary(
             best_error=float(error[best]),
             best_epoch=self.rows[best].epoch,
             final_error=float(error[-1]),
             last20_error=float(error[-20:].mean()),
-            wall_seconds=float(
-                self.provenance.get("wall_seconds", np.nansum(self.column("seconds")))
-            ),
+            wall_seconds=float(wall),
         )
 
     def save(self, folder: Path | str) -> None:
@@ -229,8 +228,7 @@ def load_runs(folder: Path | str) -> list[Run]:
     paths = sorted(Path(folder).glob("**/run.json"))
     if not paths:
         raise RunError(f"no run in {folder}")
-    order = list(Norm)
-    return sorted((Run.load(p.parent) for p in paths), key=lambda run: order.index(run.norm))
+    return sorted((Run.load(p.parent) for p in paths), key=lambda run: [*Norm].index(run.norm))
 
 
 def record(recipe: Recipe, data: Cifar10, folder: Path | str, **options: Any) -> Run:
@@ -286,7 +284,10 @@ def record_epochs(
         yield from list(run.rows)
         if run.state is not State.INTERRUPTED:
             return
-        run.provenance |= provenance(data, training.device)
+        for key, now in provenance(data, training.device).items():
+            before = run.provenance.get(key) or now
+            same = str(before).split(", then ")[-1] == str(now)  # else it goes on elsewhere
+            run.provenance[key] = before if same else f"{before}, then {now}"
         steps, copied = len(data.train_images) // recipe.batch_size, time.monotonic()
         options = {"desc": recipe.norm.label, "unit": "step", "disable": not progress}
         bar = tqdm(total=recipe.epochs * steps, initial=len(run.rows) * steps, **options)
@@ -427,9 +428,8 @@ def restore(folder: Path, run: Run, training: Training) -> None:
     again = f"{ELSEWHERE}, or delete this one to start again"
     if not path.is_file():
         if run.rows:
-            raise RunError(
-                f"{folder} has {len(run.rows)} epochs but no checkpoint.pt to go on from; {again}"
-            )
+            there = f"{folder} has {len(run.rows)} epochs but no checkpoint.pt to go on from"
+            raise RunError(f"{there}; {again}")
         return
     try:
         blob = path.read_bytes()
