@@ -56,23 +56,24 @@ class Recipe:
     seed: int = 0  #: of all generators of the run
 
     def __post_init__(self) -> None:
-        norm = Norm(self.norm)
-        object.__setattr__(self, "norm", norm)
+        def whole(number: object, least: int, most: int = 10**5) -> bool:
+            return type(number) is int and least <= number <= most
+
+        object.__setattr__(self, "norm", norm := Norm(self.norm))
         scales = ["linear", "exp"] if norm.weight_normalized else ["linear"]
         plains = ["divided", "frozen"] if norm in (Norm.NONE, Norm.MOBN) else ["divided"]
-        whole = range(1, 10**5 + 1)
         for field, holds, what in (
             ("scale", self.scale in scales, f"{' or '.join(scales)} with {norm.label}"),
             ("plain", self.plain in plains, f"{' or '.join(plains)} with {norm.label}"),
             ("inputs", self.inputs in get_args(Inputs), " or ".join(get_args(Inputs))),
-            ("width", self.width in whole, "from 1 to 100,000"),
-            ("epochs", self.epochs in whole, "from 1 to 100,000"),
-            ("batch_size", self.batch_size in whole, "from 1 to 100,000"),
+            ("width", whole(self.width, 1), "a whole number from 1 to 100,000"),
+            ("epochs", whole(self.epochs, 1), "a whole number from 1 to 100,000"),
+            ("batch_size", whole(self.batch_size, 1), "a whole number from 1 to 100,000"),
             ("lr", 0 < self.lr < math.inf, "a number above 0"),
             ("beta1", 0 <= self.beta1 < 1, "from 0 to below 1"),
             ("late_beta1", 0 <= self.late_beta1 < 1, "from 0 to below 1"),
-            ("seed", type(self.seed) is int and 0 <= self.seed < 2**64, "a whole number below 2⁶⁴"),
-            ("init_images", self.init_images in range(10**5 + 1), "from 0 to 100,000"),
+            ("seed", whole(self.seed, 0, 2**64 - 1), "a whole number from 0 to 2⁶⁴ − 1"),
+            ("init_images", whole(self.init_images, 0), "a whole number from 0 to 100,000"),
             ("decay_from", 0 <= self.decay_from <= 1, "from 0 to 1"),
         ):
             if not holds:
@@ -158,9 +159,8 @@ def autocast_type(device: torch.device) -> torch.dtype:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
     cpu = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.8 and later
-    amd = "AMD" in cpu.get("cpu_name", "")  # Intel's processors without AMX are slow in bf16
-    fast = cpu.get("amx_bf16") or (amd and cpu.get("avx512_bf16"))
-    return torch.bfloat16 if device.type == "cpu" and fast else torch.float32
+    fast = cpu.get("amx_bf16") or ("AMD" in cpu.get("cpu_name", "") and cpu.get("avx512_bf16"))
+    return torch.bfloat16 if device.type == "cpu" and fast else torch.float32  # Intel needs AMX
 
 
 def layout(device: torch.device) -> torch.memory_format:

@@ -198,7 +198,7 @@ export class Stage {
 
   /** The width there is to draw in, in whole pixels: rounded up, two panels would not fit beside each other. */
   get width() {
-    return Math.max(Math.floor(this.canvas.getBoundingClientRect().width) || 640, 240);
+    return Math.max(Math.floor(parseFloat(getComputedStyle(this.canvas).width)) || 640, 240);
   }
 
   get(name) {

@@ -49,12 +49,12 @@ def test_learning_rate_only_falls_and_stays_positive(epochs, decay_from, lr):
 @pytest.mark.parametrize(
     ("norm", "fields", "values", "what"),
     [
-        ("wn", "width epochs batch_size", [0, -1, 1.5, "9", 100_001], "from 1 to 100,000"),
+        ("wn", "width epochs batch_size", [0, 1.0, 100_001], "a whole number from 1 to 100,000"),
         ("wn", "inputs", ["ZCA", None], "unit or symmetric or zca"),
         ("wn", "beta1 late_beta1", [-0.1, 1, math.nan], "from 0 to below 1"),
-        ("wn", "init_images", [-1, 0.5, None], "from 0 to 100,000"),
+        ("wn", "init_images", [-1, 0.5, None], "a whole number from 0 to 100,000"),
         ("wn", "decay_from", [-0.1, 1.1, math.nan], "from 0 to 1"),
-        ("wn", "seed", [-1, 2**64, 0.5], "a whole number below 2⁶⁴"),
+        ("wn", "seed", [-1, 2**64, 0.5], "a whole number from 0 to 2⁶⁴ − 1"),
         ("wn", "lr", [0, -1e-3, math.nan, math.inf], "a number above 0"),
         ("wn_mobn", "scale", ["log", None], r"linear or exp with WN \+ mean-only BN"),
         ("mobn", "scale", ["exp"], "linear with mean-only BN"),

@@ -43,7 +43,7 @@ def fails(capsys, *argv):
         ("train", "required: none | wn | mobn | bn | wn_mobn"),
         ("train layer_norm", "norm is one of none, wn, mobn, bn, wn_mobn, not 'layer_norm'"),
         ("train wn,bn", "train takes one value of each; compare takes lists"),
-        ("train wn --epochs 0", "epochs is from 1 to 100,000, not 0"),
+        ("train wn --epochs 0", "epochs is a whole number from 1 to 100,000, not 0"),
         ("train none --device tpu", "there is no device 'tpu' here; use auto or cpu"),
         ("train wn --late-beta1 nan", "late_beta1 is from 0 to below 1, not nan"),
         ("train wn --out=", "argument --out: invalid folder_name value: ''"),

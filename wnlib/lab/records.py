@@ -285,7 +285,7 @@ def record_epochs(
         if run.state is not State.INTERRUPTED:
             return
         for key, now in provenance(data, training.device).items():
-            before = run.provenance.get(key) or now
+            before = now if key == "data" else run.provenance.get(key, now)  # data are the same
             same = str(before).split(", then ")[-1] == str(now)  # else it goes on elsewhere
             run.provenance[key] = before if same else f"{before}, then {now}"
         steps, copied = len(data.train_images) // recipe.batch_size, time.monotonic()
@@ -398,8 +398,8 @@ def _recorded(folder: Path, recipe: Recipe, data: Cifar10) -> Run:
 
 def save(path: Path, training: Training) -> None:
     """Write the checkpoint that `restore` goes on from."""
-    recipe = dataclasses.asdict(training.recipe)
-    recipe["norm"] = str(training.recipe.norm)  # torch.load takes no Norm
+    # As torch.load takes it: with a str for a Norm, a float for one of numpy.
+    recipe = json.loads(json.dumps(dataclasses.asdict(training.recipe)))
     content = {
         "format": FORMAT,
         "run": {"recipe": recipe, "data": training.data.digest},
