@@ -49,7 +49,8 @@ def test_learning_rate_only_falls_and_stays_positive(epochs, decay_from, lr):
 @pytest.mark.parametrize(
     ("norm", "fields", "values", "what"),
     [
-        ("wn", "width epochs batch_size", [0, 1.0, 100_001], "a whole number from 1 to 100,000"),
+        ("wn", "width epochs batch_size", [0, -1, 100_001], "a whole number from 1 to 100,000"),
+        ("wn", "width epochs batch_size", [1.0, 1.5, "9"], "a whole number from 1 to 100,000"),
         ("wn", "inputs", ["ZCA", None], "unit or symmetric or zca"),
         ("wn", "beta1 late_beta1", [-0.1, 1, math.nan], "from 0 to below 1"),
         ("wn", "init_images", [-1, 0.5, None], "a whole number from 0 to 100,000"),

@@ -96,7 +96,7 @@ def test_what_is_no_file_of_text_is_named(saved, name):
         ({"recipe": None}, "'NoneType' object has no attribute 'items'"),
         ({"recipe": {"norm": "wn", "a\nb\x1b[2J": 3}}, "keyword argument 'a b?[2J'"),
         ({"recipe": {"norm": "wn", RETIRED[0]: "uniform"}}, "keyword argument 'noise'"),
-        ({"recipe": {"norm": "wn", "epochs": 10**12}}, "epochs is a whole number from 1 to 100,0"),
+        ({"recipe": {"norm": "wn", "epochs": 10**12}}, "whole number from 1 to 100,000, not 10"),
         ({"state": "finished"}, "it says finished, but history.csv has 2 of 3 epochs"),
         ({"state": "diverged at epoch 1"}, "it says diverged at epoch 1, but history.csv has 2"),
         ({"recipe": {"norm": "wn", "epochs": 1}}, "history.csv has 2 of 1 epochs"),

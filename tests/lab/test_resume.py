@@ -57,7 +57,8 @@ def test_rows_are_the_same_after_any_kill(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | threads, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     kills = json.loads(done.stdout)
-    assert (kills["random"], kills["write"], kills["strays"] > 10) == (10, 29, True)
+    assert (kills["random"], kills["write"]) == (10, 29)
+    assert kills["strays"] > 10
 
 
 def test_ended_runs_are_replayed(tiny, tmp_path):
@@ -201,8 +202,7 @@ def test_a_file_system_without_locks_is_told(tiny, tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", none_left)
-    said = "No locks available|another training"  # older versions of filelock cannot tell
-    with pytest.raises(RunError, match=said):
+    with pytest.raises(RunError, match=r"No locks available|another training"):  # old filelocks
         record(small(), tiny, tmp_path / "run", device="cpu")
 
 

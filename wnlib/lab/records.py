@@ -285,8 +285,8 @@ def record_epochs(
         if run.state is not State.INTERRUPTED:
             return
         for key, now in provenance(data, training.device).items():
-            before = now if key == "data" else run.provenance.get(key, now)  # data are the same
-            same = str(before).split(", then ")[-1] == str(now)  # else it goes on elsewhere
+            before = now if key == "data" else run.provenance.get(key, now)  # checked above
+            same = str(before).split(", then ")[-1] == str(now)  # else the run goes on elsewhere
             run.provenance[key] = before if same else f"{before}, then {now}"
         steps, copied = len(data.train_images) // recipe.batch_size, time.monotonic()
         options = {"desc": recipe.norm.label, "unit": "step", "disable": not progress}
