@@ -14,6 +14,7 @@ from scipy.stats import tukey_hsd
 from beyond import plots, record_games
 from wnlib import Norm
 from wnlib.lab import load_runs
+from wnlib.training import State
 
 HERE = Path(__file__).parent
 # Of each task: whose, its unit, and the starts of plain and other networks.
@@ -64,6 +65,23 @@ def at_rate(rate):
 def at_best_rates():
     """The same, each at its best of five rates (see chapter 6)."""
     return at_rate(0.001) | at_rate(0.003)
+
+
+def at_whole_width():
+    """The five at the paper's width, a run each: 40 epochs, seed 0.
+
+    Of the rates that were tried for a network, it has the one at which it
+    ends lowest; a run that diverged does not count.
+    """
+    ended = {}
+    for part in ("", "-fair"):
+        for run in load_runs(HERE / "runs" / f"width96-paper-40{part}"):
+            if run.state == State.FINISHED:
+                ended.setdefault(run.norm, []).append(run)
+    return [
+        min(ended[norm], key=lambda run: run.rows[-1].test_error)
+        for norm in Norm
+    ]
 
 
 def _tukey(task, errors):

@@ -16,7 +16,8 @@ from wnlib.lab import record as record_run
 
 BOOK = ROOT / "book"
 UNKEPT = {"noise", "statistics"}  # their networks are measured, and not kept
-TO_COME = {"fair", "stall", "report-length", "paper-length"}  # not recorded yet
+TO_COME = {"stall", "report-length", "paper-length"}  # not recorded yet
+MISSING = {"width96-paper-40-fair/none"}  # of an experiment whose other run is recorded
 CUT_OFF = {"width96-paper-40-again/seed1/mobn"}  # in epoch 32, when a GPU's time was up; told so
 
 
@@ -25,7 +26,9 @@ def test_every_recorded_run_is_one_of_an_experiment():
     # The report's own; those of book/beyond have tests of their own.
     recorded = {p for p in recorded if not re.search("/(report-2019|beyond-)", p.as_posix())}
     kept = [name for name in EXPERIMENTS if name not in UNKEPT | TO_COME]
+    missing = {BOOK / "runs" / name for name in MISSING}
     plans = [plan for name in kept for plan in EXPERIMENTS[name](BOOK / "runs")]
+    plans = [plan for plan in plans if plan.folder not in missing]
     assert recorded == {plan.folder for plan in plans}
     for plan in plans:
         run = Run.load(plan.folder)

@@ -52,7 +52,7 @@ def test_the_five_at_their_best_rates(said: str) -> None:
     assert round(wn - both, 1) == round(wn - bn, 1)
 
 
-def test_the_whole_width(said: str) -> None:
+def test_the_whole_width(said: str, beside) -> None:
     [bn], [both], [wn] = (errors("width96-paper-40", n) for n in ("bn", "wn_mobn", "wn"))
     assert f"batch norm ends at {bn:.1f} %, weight norm with mean-only" in said
     assert f"{both:.1f} % and weight norm alone at {wn:.1f} %" in said
@@ -60,8 +60,15 @@ def test_the_whole_width(said: str) -> None:
     above = both - 100 * min(PAPER.values())
     told = f"ends at {both:.2f} %, {above:.2f} points above the paper's best"
     assert told in readme
+    five = {run.norm: run for run in beside("gains").at_whole_width()}
+    assert [*five] == [*Norm]
+    alike = {"norm": "wn", "lr": 0.003, "plain": "divided"}  # all else is the same
+    assert {run.recipe.replace(**alike) for run in five.values()} == {five[Norm.WN].recipe}
+    assert round(min(100 * run.rows[-1].test_error for run in five.values()), 2) == round(both, 2)
     [mobn] = [r for r in load_runs(BOOK / "runs/width96-paper-40") if r.norm == "mobn"]
-    assert f"batch norm {mobn.outcome.replace('diverged at', 'diverges in')}." in readme
+    assert "has a third of the paper's rate, at which it diverges" in readme
+    assert mobn.state == State.DIVERGED
+    assert 3 * five[Norm.MOBN].recipe.lr == pytest.approx(mobn.recipe.lr)
     for other in (both, wn):
         noise = np.sqrt(sum(e * (100 - e) for e in (bn, other)) / 10_000)
         assert abs(bn - other) < 1.96 * noise
