@@ -71,7 +71,7 @@ def at_whole_width():
     """The five at the paper's width, a run each: 40 epochs, seed 0.
 
     Of the rates that were tried for a network, it has the one at which it
-    ends lowest; a run that diverged does not count.
+    ends lowest on the test images; a run that diverged does not count.
     """
     ended = {}
     for part in ("", "-fair"):
