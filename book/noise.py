@@ -7,14 +7,13 @@ checkpoints in their folders, and prints the record of chapter 3.
 
 import json
 import sys
-from pathlib import Path
 
 import torch
 
+from running_statistics import trained
 from wnlib import load_cifar10
 from wnlib.inputs import prepare
 from wnlib.lab import Run
-from wnlib.training import build
 
 IMAGES, MINIBATCH, DRAWS, VALUES = 2000, 100, 2000, 8
 
@@ -74,11 +73,7 @@ def _noise(t, n, draws):
 
 def measure(folder, data, draws=DRAWS):
     """One trained network: what it was, and its table."""
-    run = Run.load(folder)
-    path = Path(folder) / "checkpoint.pt"
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    model = build(run.recipe)
-    model.load_state_dict(state["model"])
+    run, model = trained(folder)
     images = prepare(data, run.recipe.inputs)[0][:IMAGES]
     table = layer_noise(model, images, draws=draws)
     return {

@@ -32,13 +32,19 @@ def estimate_anew_(model, images):
     update_bn(images.split(500), model)
 
 
-def measure(folder, data):
-    """One trained network: what it was, and its errors, fractions."""
+def trained(folder):
+    """The run in a folder, and the network from its checkpoint."""
     run = Run.load(folder)
     path = Path(folder) / "checkpoint.pt"
     state = torch.load(path, weights_only=True, map_location="cpu")
     model = build(run.recipe)
     model.load_state_dict(state["model"])
+    return run, model
+
+
+def measure(folder, data):
+    """One trained network: what it was, and its errors, fractions."""
+    run, model = trained(folder)
     train_x, test_x = prepare(data, run.recipe.inputs)
     clean, test = train_x[:IMAGES], (test_x, data.test_labels)
     trained_on = clean, data.train_labels[:IMAGES]
@@ -63,5 +69,9 @@ def measure(folder, data):
 
 
 if __name__ == "__main__":
-    cifar10 = load_cifar10(full=True)
-    print(json.dumps([measure(folder, cifar10) for folder in sys.argv[1:]]))
+    try:
+        cifar10 = load_cifar10(full=True)
+        found = [measure(folder, cifar10) for folder in sys.argv[1:]]
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"running_statistics: {error}")
+    print(json.dumps(found))

@@ -67,7 +67,7 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
         try:
             parts = [(root / name).read_bytes() for name in MD5]
         except OSError as error:
-            how = "fetch it with: python -m wnlib data --full"
+            how = "fetch it with: python -m wnlib data --full, or wnlib.lab.fetch_cifar10(cache)"
             raise DataError(f"CIFAR-10 is not in {root} ({error.strerror}); {how}") from None
     else:
         sums, parts = SAMPLE_MD5, [_from_tiles(name) for name in SAMPLE_MD5]
@@ -84,9 +84,8 @@ def load_cifar10(full: bool = False, cache: Path | str | None = None) -> Cifar10
 
 def check_md5(name: str, blob: bytes, md5: str) -> None:
     """Raise `DataError` for what is not, byte for byte, what it should be."""
-    found = hashlib.md5(blob).hexdigest()
-    if found != md5:
-        raise DataError(f"{name} has md5 {found}, not {md5}: incomplete or altered")
+    if (found := hashlib.md5(blob).hexdigest()) != md5:
+        raise DataError(f"{name} has md5 {found}, not {md5}: incomplete or altered; fetch it anew")
 
 
 def _from_tiles(part: str) -> bytes:

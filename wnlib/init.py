@@ -36,7 +36,7 @@ def data_dependent_init_(
     Raises:
         ValueError: `init_scale` will not do; a channel is constant on the images, or not finite; a
             layer is used twice, or does not come out as asked. The model is left as it was.
-        TypeError: a weight is parametrized, but not by one g per output unit.
+        TypeError: a weight is computed, but not from a g per output unit; or transposed in groups.
     """
     modules = dict(model.named_modules())
     layers = {n or "the model": m for n, m in modules.items() if isinstance(m, nn.Linear | _ConvNd)}
@@ -125,13 +125,14 @@ def scale_of(layer: Any, name: str) -> tuple[Tensor, bool]:
         g = getattr(steps, "original0", getattr(steps[0], "g", None))  # the second if frozen
         if g is not None and list(g.shape) == per_unit(layer):
             return g, getattr(steps[0], "exp", False)
-    raise TypeError(f"{name}: its weight is parametrized, but not by one g per output unit")
+    raise TypeError(f"{name}: its weight is computed, but not from a parametrization's g per unit")
 
 
 def generators(device: torch.device, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The states of torch's generators, of the CPU and the device; then set to `state`."""
     modules = {device.type: getattr(torch, device.type), "cpu": torch}
-    found = {name: module.get_rng_state() for name, module in modules.items()}
-    for name, value in (state or {}).items():
-        modules[name].set_rng_state(value)
+    with torch.cuda.device(device if device.type == "cuda" else -1):  # the one of several
+        found = {name: module.get_rng_state() for name, module in modules.items()}
+        for name, value in (state or {}).items():
+            modules[name].set_rng_state(value)
     return found

@@ -34,10 +34,10 @@ class ZCA:
 
     @classmethod
     def fit(cls, x: Tensor, regularization: float = 1e-5) -> "ZCA":
-        """From images (N, …), N ≥ 2; in fp64, since fp32 has the least variances 2 % off."""
+        """From float images (N, …), N ≥ 2; in fp64, since fp32 has the least variances 2 % off."""
         sums = [part.flatten(1).sum(0, dtype=torch.float64) for part in x.split(PART)]
         mean = torch.stack(sums).sum(0) / len(x)
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=x.device)
         for part in x.split(PART):
             centered = part.flatten(1) - mean
             covariance.addmm_(centered.T, centered)

@@ -74,7 +74,7 @@ class WeightNorm(nn.Module):
         g = length(w, self.shape)
         if self.exp:
             g = g.clamp_min(torch.finfo(g.dtype).tiny).log()
-        return g.to(w.dtype), w
+        return g.to(w.dtype), w.clone()  # training must not change the caller's tensor
 
 
 class FrozenScale(nn.Module):
@@ -97,9 +97,9 @@ def weight_norm(module: Module, name: str = "weight", scale: Scale = "linear") -
     the weight); with `scale` "exp" it is s that is learned, g = exp(s) (Section 2). The layer
     computes what it computed before. The norm is taken in fp32 or wider; w has v's type and memory
     format; a v of zero gives a w of zero and finite gradients. An LSTM takes a call per weight. To
-    set a weight, assign ``layer.weight = w``: in place, as by ``nn.init``, one changes a copy.
-    Checkpoints of torch's own weight norms load here, but not with ``dim=None``, and ours there, of
-    transposed convolutions with ``dim=1``; never a g as an s or the reverse.
+    set a weight, assign a tensor, ``layer.weight = w``; in place, as by ``nn.init``, one changes a
+    copy. Checkpoints of torch's own weight norms load here, but not with ``dim=None``, and ours
+    there, of transposed convolutions with ``dim=1``; never a g as an s or the reverse.
 
     Raises:
         ValueError: the weight is parametrized already, or `scale` is neither.
@@ -143,7 +143,7 @@ class MeanOnlyBatchNorm(_BatchNorm):
     """t̃ = t − μ[t] + b over the minibatch (eq. 7): centered like batch norm, never scaled.
 
     Batch norm computes γ (t − μ) / √(σ² + ε) + b. With ε = 2⁶⁰ and γ = √ε = 2³⁰ the factor of t − μ
-    is 1 to rounding, for σ up to 2¹⁸ (2¹⁰ in a module in fp16), and the gradient that of eq. 8,
+    is 1 to fp32's rounding, for σ up to 2¹⁸ (in fp16 2¹⁰), and the gradient that of eq. 8,
     ∇_t L = ∇_t̃ L − μ[∇_t̃ L]: so torch's own batch norm does the work, on (N, C) or (N, C, …), with
     its running mean in evaluation, its momentum (the paper's decay of 0.9 is 0.1) and its errors.
     """

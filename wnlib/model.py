@@ -25,10 +25,7 @@ class GaussianNoise(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout as torch has it, any shape; for p = ½ on a CPU it draws one random byte per unit.
-
-    With that a step of WN + mean-only BN at width 24 is 8 % shorter, by drawing flat noise 5 %.
-    """
+    """Dropout as torch has it; for p = ½ on a CPU it draws one random byte a unit, faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and self.p == 0.5 and input.device.type == "cpu"):
@@ -121,3 +118,6 @@ class ConvPoolCNNC(nn.Sequential):
         )
         super().__init__(parts)
         self.norm = norm
+
+    def __getitem__(self, index: Any) -> Any:  # a slice is a plain Sequential of its parts
+        return nn.Sequential(OrderedDict(self.named_children()))[index]

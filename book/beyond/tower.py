@@ -16,7 +16,6 @@ from beyond.connect4 import Positions
 from wnlib import MeanOnlyBatchNorm, Norm, data_dependent_init_, weight_norm
 
 SMALL = 0.1  # standard deviation of branches and heads at the start
-STARTS = ("he", "unit", "small")
 
 
 class Tower(nn.Module):
@@ -81,7 +80,7 @@ def start(model: Tower, boards: Tensor, small: float = 1.0) -> None:
 
 
 def fresh(norm: Norm | str, begin: str, seed: int, boards: Tensor) -> Tower:
-    """A tower before training; `begin` is one of STARTS."""
+    """A tower before training; `begin` is "he", "unit" or "small"."""
     torch.manual_seed(seed)
     model = Tower(Norm(norm))
     if begin != "he":

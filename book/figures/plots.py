@@ -117,8 +117,11 @@ def plot_test_error(
         degree: of its polynomial.
         names: of the runs, where two of one name are one curve; else configuration and source.
     """
+    runs = list(runs)
+    if names is not None:
+        names = [_plain(name) for name, run in zip(names, runs, strict=True) if run.rows]
     runs = _drawable(runs)
-    labels = [_name(run, runs) for run in runs] if names is None else [_plain(n) for n in names]
+    labels = names or [_name(run, runs) for run in runs]
     title = title or ("Test error, smoothed" if smoothed else "Test error")
 
     def draw(axes: Axes) -> None:

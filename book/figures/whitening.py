@@ -99,9 +99,8 @@ class Whitening(Figure):
                 ax.spines[:].set_visible(False)
 
         names = ", ".join(self.data["classes"])
-        alt = (
-            f"Three {self.part} images ({names}): raw, and whitened with r = {r:g}, edges on gray."
-        )
+        part = self.part.capitalize()
+        alt = f"{part} images ({names}): raw, and whitened with r = {r:g}, edges on gray."
         return Plot(draw, alt, size=(6.4, 1.6), grid=(1, 2))
 
 

@@ -93,12 +93,21 @@ def test_shapes() -> None:
 
 
 @pytest.mark.parametrize(("model", "start"), [("draw", "wn-unit"), ("vae", "wn-init")])
-def test_a_stopped_run_goes_on(model: str, start: str, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(
+    model: str, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
     plan = small(model, start)
     whole = list(record.record(plan, DATA, tmp_path / "whole"))
     part = record.record(plan, DATA, tmp_path / "part")
     next(part)
     part.close()
+    with monkeypatch.context() as patch:  # stopped while the last row is written
+        patch.setattr(record, "_write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            next(record.record(plan, DATA, tmp_path / "part"))
     assert record.load(tmp_path / "part").state == "interrupted"
     rest = list(record.record(plan, DATA, tmp_path / "part"))
     assert [row.update for row in rest] == [4]

@@ -118,7 +118,7 @@ def sharing(name):
     return lambda: model
 
 
-form = "^the model: its weight is parametrized, but not by one g per output unit"
+form = "^the model: its weight is computed, but not from a parametrization's g per unit"
 REFUSED = [
     (lambda: nn.Sequential(*[nn.Linear(4, 4)] * 2), (30, 4), "^0 is used twice, and one scale can"),
     (sharing("weight"), (30, 4), "^0 puts out a mean or deviation .* off; is its weight shared"),

@@ -54,6 +54,7 @@ def test_the_network_starts_as_the_papers():
     assert (model.norm, w.shape) == (Norm.WN, (192, 192, 3, 3))
     assert abs(w.mean()) < 5 * 0.05 / w.numel() ** 0.5
     assert abs(w.std() / 0.05 - 1) < 5 / (2 * w.numel()) ** 0.5
+    assert [*dict(model[:3].named_children())] == ["noise", "conv1", "conv2"]
     assert (model.noise.sigma, model.drop1.p, model.drop2.p) == (0.15, 0.5, 0.5)
 
 

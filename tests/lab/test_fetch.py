@@ -151,7 +151,7 @@ def test_bad_answers_are_one_failed_source(archive, server, tmp_path, way, said)
 def test_a_reader_s_archive_is_used_and_stays(archive, server, tmp_path, monkeypatch):
     mine = tmp_path / ARCHIVE
     mine.write_bytes(b"mine")
-    assert refused(tmp_path)["file"].endswith("incomplete or altered")
+    assert refused(tmp_path)["file"].endswith("incomplete or altered; fetch it anew")
     assert mine.read_bytes() == b"mine"
     mine.write_bytes(archive)
     server.asked.clear()
