@@ -99,8 +99,7 @@ class Whitening(Figure):
                 ax.spines[:].set_visible(False)
 
         names = ", ".join(self.data["classes"])
-        part = self.part.capitalize()
-        alt = f"{part} images ({names}): raw, and whitened with r = {r:g}, edges on gray."
+        alt = f"Some {self.part} images ({names}): raw, and whitened with r = {r:g}, edges on gray."
         return Plot(draw, alt, size=(6.4, 1.6), grid=(1, 2))
 
 
