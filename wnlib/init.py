@@ -131,7 +131,7 @@ def scale_of(layer: Any, name: str) -> tuple[Tensor, bool]:
 def generators(device: torch.device, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The states of torch's generators, of the CPU and the device; then set to `state`."""
     modules = {device.type: getattr(torch, device.type), "cpu": torch}
-    with torch.cuda.device(device if device.type == "cuda" else -1):  # the one of several
+    with torch.cuda.device(device if device.type == "cuda" else -1):  # of several, this GPU
         found = {name: module.get_rng_state() for name, module in modules.items()}
         for name, value in (state or {}).items():
             modules[name].set_rng_state(value)

@@ -25,7 +25,7 @@ class GaussianNoise(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout as torch has it; for p = ½ on a CPU it draws one random byte a unit, faster."""
+    """Dropout as torch has it; for p = ½ on a CPU it draws a byte per unit, which is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and self.p == 0.5 and input.device.type == "cpu"):

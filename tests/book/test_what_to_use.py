@@ -101,6 +101,8 @@ def test_small_minibatches(said: str) -> None:
     assert f"With 128 images it ends {both} points below weight norm alone ({ends})" in said
     group, ends = told(128, "group norm", "batch norm")
     assert f"With 128 images it ends {group} points behind batch norm ({ends})" in said
+    behind = fmean(errors["batch norm", 8]) - fmean(errors["plain", 8])
+    assert f"the highest mean, {behind:.1f} points behind plain, but no two" in said
     assert "All five end higher with 128 images than with 32" in said
     assert all(fmean(errors[name, 128]) > fmean(errors[name, 32]) for name in methods)
     more = {
